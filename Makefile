@@ -1,0 +1,32 @@
+# One desk: what a person or a machine does to this project is a line here. Bare `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo build check test soak bench clean
+export PATH := $(PATH):$(HOME)/.cargo/bin
+RUN := .venv/bin
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## push two releases of a real project, pull both back, compare, print what it took
+	$(RUN)/python -m bench.demo
+
+build: ## make .venv with the pinned tools and build the kernel; then .venv/bin/packetfs works
+	@.ci/environment
+
+check: build ## what to run before a commit, under a minute once built
+	@.ci/check
+
+test: ## what CI runs: every gate and every test, short counts, the wheel in a clean environment
+	@.ci/run
+
+soak: build ## the long counts: kills, simulated damage, properties (hours)
+	cargo test --workspace --release
+	$(RUN)/pytest --soak -n 2
+
+bench: build ## side by side with cp, tar, restic, borg and find: a table, and JSON in bench/results
+	$(RUN)/python -m bench.compare
+
+clean: ## remove what was built or downloaded here
+	rm -rf .venv target dist bench/data bench/results .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -f src/packetfs/_kernel*.so
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
