@@ -1,0 +1,249 @@
+//! Ingest: files and directories become extents and pages of a volume. It moves no ref and commits nothing.
+//!
+//! To read, start at [`ingest`]. Two sides work at once: the *scout* (walk.rs, read.rs) walks, compares with the stat
+//! cache, reads and scans; the calling thread *settles* (settle.rs, store.rs) what it sends, in the order of the walk. A
+//! channel of one message between them bounds the memory, whatever the tree's size.
+
+mod owners;
+mod read;
+mod report;
+mod settle;
+mod store;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+pub use report::{Host, Ingested, LeaseHandle, Options, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
+
+use rustix::process::{getegid, geteuid};
+
+use crate::chunker::Profile;
+use crate::error::{Error, Result};
+use crate::page::{self, Content, EncodedPage, Entry, EntryKind};
+use crate::space::Space;
+use crate::stat_cache::StatCache;
+use crate::tree::{DirectoryBuilder, OldPages};
+use crate::walk::{Batch, Event, Walk, Work};
+use owners::Owners;
+use read::{End, Group, Reader, Window, attempts};
+use settle::{Before, Settle, Settled};
+use store::Store;
+
+/// The host hears at least this often how far it is, as long as files are being read.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(80);
+
+/// What the scout sends.
+enum Message {
+    /// A stretch of the walk, its small files read.
+    Batch(Batch, Vec<Group>),
+    /// A stretch of the large file that the batch before ended with.
+    Window(Window),
+    /// That file ends.
+    End(End),
+}
+
+/// Stores `sources` in `space` and answers their root entry.
+///
+/// The bytes are in leases that the host granted, and durable when it has synced them; until then the root means
+/// nothing. If this fails, what was written counts for nothing and the next ingest stores it again.
+pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &mut dyn Host) -> Result<Ingested> {
+    let mut store = Store::new(space, host, options.dry_run);
+    let cache = options.prior.as_ref().and_then(|path| StatCache::open(path, &space.volume_id()));
+    let cache = cache.filter(|cache| names_stored_pages(space, cache));
+    let before = Before { cache: cache.as_ref(), page: options.previous };
+    match attempt(space, sources, options, before, &mut store) {
+        // A damaged stat cache, or a damaged page of the old tree: both only save work.
+        Err(Error::Damaged(_)) if before.cache.is_some() || before.page.is_some() => {
+            let nothing = Before { cache: None, page: None };
+            attempt(space, sources, options, nothing, &mut store)
+        }
+        result => result,
+    }
+}
+
+/// Stores what `input` gives until its end as the only file of a directory. File and directory belong to whoever runs this.
+pub fn ingest_stream(
+    space: &Arc<Space>,
+    input: BorrowedFd<'_>,
+    name: &[u8],
+    mode: u32,
+    mtime_ns: i64,
+    dry_run: bool,
+    host: &mut dyn Host,
+) -> Result<Ingested> {
+    let mut store = Store::new(space, host, dry_run);
+    let reader = reader(space);
+    let (sender, receiver) = sync_channel(1);
+    let mut content = store.begin_file();
+    let mut counts = Progress { directories: 1, ..Progress::default() };
+    std::thread::scope(|scope| {
+        let scout = scope.spawn(|| {
+            let sender = sender;
+            reader.read_windows(input, u64::MAX, &mut |window| sender.send(window).is_ok())
+        });
+        // Owned here, so that an error stops the scout at its next window.
+        let receiver: Receiver<Window> = receiver;
+        let mut told = Instant::now();
+        for window in &receiver {
+            store.place(&mut content, &window.bytes, &window.chunks)?;
+            counts.logical_bytes += window.bytes.len() as u64;
+            reader.give_back(window.bytes);
+            if told.elapsed() >= PROGRESS_INTERVAL {
+                store.progress(&counts_of(&store, counts))?;
+                told = Instant::now();
+            }
+        }
+        drop(receiver);
+        match scout.join() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(errno)) => Err(Error::io("read", "-", errno)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    counts.files = 1;
+    let (size, digest, content) = store.end_file(content)?;
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let (user, group) = (Owners::users().name(uid), Owners::groups().name(gid));
+    let owned = Entry { uid, gid, user, group, mtime_ns, ..Entry::default() };
+    let file = Entry { name: name.to_vec(), mode: mode & 0o7777, size, digest, content, ..owned.clone() };
+    let mut builder = DirectoryBuilder::new(space.keys(), OldPages::none());
+    builder.push(file, &mut store)?;
+    let page = builder.finish(&mut store)?;
+    let content = Content::Directory(page);
+    let root = Entry { kind: EntryKind::Directory, mode: 0o755, content, ..owned };
+    store.progress(&counts_of(&store, counts))?;
+    let stats = counts_of(&store, counts);
+    finished(space, &store, &root, stats, Vec::new(), false)
+}
+
+/// The counts with what the store knows better.
+fn counts_of(store: &Store<'_>, counts: Progress) -> Progress {
+    Progress { new_bytes: store.new_bytes, known_bytes: store.known_bytes, page_bytes: store.page_bytes, ..counts }
+}
+
+fn reader(space: &Space) -> Reader {
+    Reader::new(space.keys(), Profile::new(&space.keys().cut, *space.params()))
+}
+
+fn attempt(
+    space: &Arc<Space>,
+    sources: &[Source],
+    options: &Options,
+    before: Before<'_>,
+    store: &mut Store<'_>,
+) -> Result<Ingested> {
+    let volume = space.data_path(1);
+    let volume = volume.parent().and_then(std::path::Path::parent).unwrap_or(&volume);
+    let mut walk = Walk::new(sources, before.cache, &space.keys().link, options.clean_before_ns, volume)?;
+    let reader = reader(space);
+    let next = options.next.as_deref().filter(|_| !options.dry_run);
+    let mut problems = Vec::new();
+    let mut settle = Settle::new(space, store, before, next, options.clean_before_ns, &mut problems);
+    let (sender, receiver) = sync_channel(1);
+    std::thread::scope(|scope| {
+        let scout = scope.spawn(|| scout(&mut walk, &reader, sender));
+        let settled = settle_all(&mut settle, &reader, receiver);
+        let scouted = match scout.join() {
+            Ok(scouted) => scouted,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        // If settling failed the scout only stopped; if the scout failed there was nothing more to settle.
+        settled.and(scouted)
+    })?;
+    settle.tell()?;
+    let stats = settle.progress();
+    let Some(Settled { root, cache_written }) = settle.finish() else {
+        return Err(Error::Invalid("the walk ended before its root did".into()));
+    };
+    finished(space, store, &root, stats, problems, cache_written)
+}
+
+fn finished(
+    space: &Space,
+    store: &Store<'_>,
+    root: &Entry,
+    stats: Progress,
+    problems: Vec<Problem>,
+    cache_written: bool,
+) -> Result<Ingested> {
+    let EncodedPage { bytes, digest } = page::encode_root(root, space.keys())?;
+    let lease = store.lease();
+    Ok(Ingested { root: bytes, root_digest: digest, lease, stats, problems, cache_written })
+}
+
+/// The first side: walks, reads, scans. Stops without a word when nobody listens any more.
+fn scout(walk: &mut Walk<'_>, reader: &Reader, sender: SyncSender<Message>) -> Result<()> {
+    loop {
+        let mut batch = Batch::default();
+        let more = walk.next(&mut batch)?;
+        let large = match batch.events.last() {
+            Some(Event::Large { index }) => batch.work.get(*index as usize).cloned(),
+            _ => None,
+        };
+        let large = large.map(|work| (batch.c_str(work.at).to_owned(), work));
+        let groups = reader.read_batch(&batch);
+        batch.close_directories();
+        if sender.send(Message::Batch(batch, groups)).is_err() {
+            return Ok(());
+        }
+        if let Some((at, work)) = large
+            && !scout_large(reader, &at, &work, &sender)
+        {
+            return Ok(());
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads one large file, again if it changed meanwhile. `false`: nobody listens.
+fn scout_large(reader: &Reader, at: &CStr, work: &Work, sender: &SyncSender<Message>) -> bool {
+    for last_attempt in attempts() {
+        let mut take = |window| sender.send(Message::Window(window)).is_ok();
+        let Some(end) = reader.read_large(at, work, last_attempt, &mut take) else { return false };
+        let again = matches!(end, End::Again);
+        if sender.send(Message::End(end)).is_err() {
+            return false;
+        }
+        if !again {
+            break;
+        }
+    }
+    true
+}
+
+/// The other side: stores what arrives, and tells the host.
+fn settle_all(settle: &mut Settle<'_, '_, '_>, reader: &Reader, receiver: Receiver<Message>) -> Result<()> {
+    let mut told = Instant::now();
+    for message in &receiver {
+        match message {
+            Message::Batch(batch, groups) => {
+                settle.batch(&batch, &groups)?;
+                groups.into_iter().for_each(|group| reader.give_back(group.bytes));
+            }
+            Message::Window(window) => {
+                settle.window(&window)?;
+                reader.give_back(window.bytes);
+            }
+            Message::End(end) => settle.end_large(&end)?,
+        }
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            settle.tell()?;
+            told = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+/// Whether the root that the stat cache names is in this volume: then so is all beneath it, because they were committed together.
+/// A volume restored from a backup may be older than its stat cache.
+fn names_stored_pages(space: &Space, cache: &StatCache) -> bool {
+    use crate::tree::PageSource;
+    cache.directory(cache.root()).is_some_and(|root| space.page(&root.record.page).is_ok())
+}

@@ -1,0 +1,309 @@
+//! Reads files and cuts them into chunks with their digests, in threads; looks nothing up and stores nothing.
+//!
+//! Bytes are read into private memory, never mapped: a source that changes or shrinks under us can then neither fault nor
+//! tear a digest, because digests are of the very bytes that will be stored (ADR 0005). Whether those bytes
+//! were the file at one instant is told by its stat before and after.
+
+use std::ffi::CStr;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, fadvise, openat};
+use rustix::io::{Errno, read, retry_on_intr};
+
+use crate::chunker::Profile;
+use crate::ingest::ProblemKind;
+use crate::keys::Keys;
+use crate::scan::{Chunk, scan, scan_wide};
+use crate::stat_cache::Stat;
+use crate::walk::{Batch, SMALL_FILE_BYTES, Work, problem_kind, stat_fd};
+
+/// A file that changed while it was read is read so often before that is reported.
+const ATTEMPTS: u32 = 3;
+/// Large files are read in windows of this size: both cores have work, and three of them fit the memory budget.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// A small file that has grown beyond this while it was read is cut here; it changes anyway.
+const GROWN_BYTES_MAX: usize = (SMALL_FILE_BYTES as usize) * 2;
+/// Files of a batch are shared out in groups of at most this many files or about this many bytes.
+const GROUP_FILES: usize = 32;
+const GROUP_BYTES: u64 = 512 << 10;
+/// Buffers kept for use again.
+const POOL_BUFFERS: usize = 32;
+/// A buffer larger than this is not kept: one big window must not stay for ever.
+const POOL_BUFFER_BYTES: usize = 8 << 20;
+
+/// Some files of a batch, read.
+#[derive(Default)]
+pub struct Group {
+    /// Their bytes, one after the other.
+    pub bytes: Vec<u8>,
+    /// Their chunks; ends count from the file's first byte.
+    pub chunks: Vec<Chunk>,
+    /// What became of each.
+    pub files: Vec<Outcome>,
+}
+
+/// What became of a file.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It was read.
+    Read {
+        /// Its bytes in the group.
+        bytes: Range<usize>,
+        /// Its chunks in the group.
+        chunks: Range<usize>,
+        /// Its stat after the reading.
+        stat: Stat,
+        /// Whether that was its stat before the reading too.
+        consistent: bool,
+    },
+    /// It could not be read.
+    Failed {
+        /// Why.
+        kind: ProblemKind,
+        /// The system's error number or 0.
+        errno: i32,
+    },
+}
+
+impl Outcome {
+    fn failed(errno: Errno) -> Outcome {
+        Outcome::Failed { kind: problem_kind(errno), errno: errno.raw_os_error() }
+    }
+}
+
+/// A stretch of a large file that consists of whole chunks.
+pub struct Window {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its chunks; ends count from the window's first byte.
+    pub chunks: Vec<Chunk>,
+}
+
+/// How the reading of a large file ended.
+pub enum End {
+    /// All of it was sent.
+    Read {
+        /// Its stat after the reading.
+        stat: Stat,
+        /// Whether that was its stat before the reading too.
+        consistent: bool,
+    },
+    /// It changed: what was sent counts for nothing, and it follows again.
+    Again,
+    /// It could not be read.
+    Failed {
+        /// Why.
+        kind: ProblemKind,
+        /// The system's error number or 0.
+        errno: i32,
+    },
+}
+
+/// Reads and scans; shared by the threads that do so.
+pub struct Reader {
+    profile: Profile,
+    digest_key: [u8; 32],
+    pool: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Reader {
+    /// A reader for a volume.
+    pub fn new(keys: &Keys, profile: Profile) -> Reader {
+        Reader { profile, digest_key: keys.digest, pool: Mutex::default() }
+    }
+
+    /// Takes a buffer back for use again.
+    pub fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.len() < POOL_BUFFERS && buffer.capacity() <= POOL_BUFFER_BYTES {
+            pool.push(buffer);
+        }
+    }
+
+    fn buffer(&self) -> Vec<u8> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    /// Reads the small files of a batch; the groups' files together are in the order of its work.
+    pub fn read_batch(&self, batch: &Batch) -> Vec<Group> {
+        let groups = share_out(&batch.work);
+        match &groups[..] {
+            [] => Vec::new(),
+            [one] => vec![self.read_group(batch, one.clone())],
+            several => several.par_iter().map(|group| self.read_group(batch, group.clone())).collect(),
+        }
+    }
+
+    fn read_group(&self, batch: &Batch, files: Range<usize>) -> Group {
+        let work = &batch.work[files];
+        let expected: u64 = work.iter().map(|work| work.stat.size).sum();
+        let mut group = Group { bytes: self.buffer(), ..Group::default() };
+        group.bytes.reserve(expected as usize + 1);
+        for work in work {
+            let outcome = self.read_small(batch, work, &mut group);
+            group.files.push(outcome);
+        }
+        group
+    }
+
+    fn read_small(&self, batch: &Batch, work: &Work, group: &mut Group) -> Outcome {
+        let first = group.bytes.len();
+        let mut before = work.stat;
+        let mut attempt = 1;
+        let (stat, consistent) = loop {
+            group.bytes.truncate(first);
+            let opened = open(batch.c_str(work.at), work).and_then(|fd| {
+                if attempt > 1 {
+                    before = stat_fd(fd.as_fd())?;
+                }
+                read_whole(fd.as_fd(), before.size, &mut group.bytes)?;
+                stat_fd(fd.as_fd())
+            });
+            match opened {
+                Ok(after) if !is_file(&after) => {
+                    group.bytes.truncate(first);
+                    return Outcome::failed(Errno::NOENT);
+                }
+                Ok(after) if after.same(&before) => break (after, true),
+                Ok(after) if attempt == ATTEMPTS => break (after, false),
+                Ok(_) => attempt += 1,
+                Err(errno) => {
+                    group.bytes.truncate(first);
+                    return Outcome::failed(errno);
+                }
+            }
+        };
+        let first_chunk = group.chunks.len();
+        scan(&group.bytes[first..], &self.profile, &self.digest_key, true, &mut group.chunks);
+        let (bytes, chunks) = (first..group.bytes.len(), first_chunk..group.chunks.len());
+        Outcome::Read { bytes, chunks, stat, consistent }
+    }
+
+    /// Reads a large file and hands its windows to `take`, which answers whether to go on. `None`: it did not.
+    pub fn read_large(
+        &self,
+        at: &CStr,
+        work: &Work,
+        last_attempt: bool,
+        take: &mut dyn FnMut(Window) -> bool,
+    ) -> Option<End> {
+        let failed = |errno: Errno| Some(End::Failed { kind: problem_kind(errno), errno: errno.raw_os_error() });
+        let fd = match open(at, work) {
+            Ok(fd) => fd,
+            Err(errno) => return failed(errno),
+        };
+        // Advice: no file system has to take it.
+        let _ = fadvise(&fd, 0, None, Advice::Sequential);
+        let before = match stat_fd(fd.as_fd()) {
+            Ok(stat) => stat,
+            Err(errno) => return failed(errno),
+        };
+        if !is_file(&before) {
+            return failed(Errno::NOENT);
+        }
+        // A file that grows as fast as it is read ends somewhere all the same. One byte more shows that it has grown, and
+        // files of the kernel's own have bytes and a size of 0.
+        let limit = if before.size == 0 { u64::MAX } else { before.size.saturating_add(1) };
+        match self.read_windows(fd.as_fd(), limit, take) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(errno) => return failed(errno),
+        }
+        match stat_fd(fd.as_fd()) {
+            Ok(after) if after.same(&before) => Some(End::Read { stat: after, consistent: true }),
+            Ok(after) if last_attempt => Some(End::Read { stat: after, consistent: false }),
+            Ok(_) => Some(End::Again),
+            Err(errno) => failed(errno),
+        }
+    }
+
+    /// Reads from `fd` to its end, or up to `limit` bytes, and hands windows to `take`. `false`: it did not go on.
+    pub fn read_windows(
+        &self,
+        fd: BorrowedFd<'_>,
+        limit: u64,
+        take: &mut dyn FnMut(Window) -> bool,
+    ) -> rustix::io::Result<bool> {
+        let (mut left, mut ended) = (limit, false);
+        let mut bytes = self.buffer();
+        while !ended {
+            let full = bytes.len() + WINDOW_BYTES;
+            while bytes.len() < full && !ended {
+                bytes.reserve_exact(full - bytes.len());
+                let got = retry_on_intr(|| read(fd, spare_capacity(&mut bytes)))? as u64;
+                bytes.truncate(bytes.len() - got.saturating_sub(left) as usize);
+                ended = got == 0 || got >= left;
+                left = left.saturating_sub(got);
+            }
+            let mut chunks = Vec::new();
+            scan_wide(&bytes, &self.profile, &self.digest_key, ended, &mut chunks);
+            let whole = chunks.last().map_or(0, |chunk| chunk.end as usize);
+            if whole == 0 {
+                continue;
+            }
+            let mut next = self.buffer();
+            next.extend_from_slice(&bytes[whole..]);
+            bytes.truncate(whole);
+            if !take(Window { bytes: std::mem::replace(&mut bytes, next), chunks }) {
+                return Ok(false);
+            }
+        }
+        self.give_back(bytes);
+        Ok(true)
+    }
+}
+
+/// How often a changing file is read.
+pub fn attempts() -> impl Iterator<Item = bool> {
+    (1..=ATTEMPTS).map(|attempt| attempt == ATTEMPTS)
+}
+
+fn share_out(work: &[Work]) -> Vec<Range<usize>> {
+    let small = |work: &Work| work.stat.size <= SMALL_FILE_BYTES;
+    // A large file is the last of its batch and read by itself.
+    let count = if work.last().is_some_and(|last| !small(last)) { work.len() - 1 } else { work.len() };
+    let (mut groups, mut first, mut bytes) = (Vec::new(), 0, 0);
+    for (index, work) in work[..count].iter().enumerate() {
+        bytes += work.stat.size;
+        if index + 1 - first >= GROUP_FILES || bytes >= GROUP_BYTES || index + 1 == count {
+            groups.push(first..index + 1);
+            (first, bytes) = (index + 1, 0);
+        }
+    }
+    groups
+}
+
+fn open(at: &CStr, work: &Work) -> rustix::io::Result<OwnedFd> {
+    let directory = work.directory.as_ref().map_or(CWD, |fd| fd.as_fd());
+    // NONBLOCK: what was a file when it was listed may be a fifo by now, and opening that would wait for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    openat(directory, at, flags, Mode::empty())
+}
+
+/// Whether it still is what the walk found; a name can be given to anything else meanwhile.
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.mode.into()) == FileType::RegularFile
+}
+
+/// Appends what `fd` holds, about `expected` bytes.
+fn read_whole(fd: BorrowedFd<'_>, expected: u64, bytes: &mut Vec<u8>) -> rustix::io::Result<()> {
+    let first = bytes.len();
+    // One byte more than expected: a short answer then shows the end without a second call.
+    bytes.reserve(expected.min(GROWN_BYTES_MAX as u64) as usize + 1);
+    while bytes.len() - first < GROWN_BYTES_MAX {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(64 << 10);
+        }
+        let asked = bytes.capacity() - bytes.len();
+        let got = retry_on_intr(|| read(fd, spare_capacity(bytes)))?;
+        if got < asked {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! What ingest is asked, what it may ask its host, and what it answers. Values only.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use crate::Result;
+use crate::keys::Digest;
+use crate::lease::Lease;
+use crate::page::PageRef;
+
+/// One thing to store.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// The name it gets in the root directory. `None`: the contents of this directory, symlink or not, *are* the
+    /// root; then it is the only source.
+    pub name: Option<Vec<u8>>,
+}
+
+/// How to ingest.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The stat cache of the last committed ingest of these sources. Missing, foreign or damaged: as if absent.
+    pub prior: Option<PathBuf>,
+    /// Where the stat cache of this ingest is written, plainly and without syncs; it counts only after the commit, so the host renames
+    /// it over `prior` then. **Not written when nothing changed** (then `prior` stays right) nor in a dry run.
+    /// `None`: no stat cache is kept.
+    pub next: Option<PathBuf>,
+    /// The root directory that the ref has now: pages equal in meaning keep its bytes where there is no stat cache.
+    pub previous: Option<PageRef>,
+    /// Files and directories whose mtime or ctime is not older than this may change again without showing it: they are
+    /// read again next time. The source file system's own clock, taken before this call, less a granule.
+    pub clean_before_ns: i64,
+    /// Count only: nothing is written, `root` holds addresses that mean nothing, `root_digest` is right.
+    pub dry_run: bool,
+}
+
+/// A lease as host and engine share it; the host may sync a full one in another thread.
+pub type LeaseHandle = Arc<Mutex<Lease>>;
+
+/// What the engine needs of its host while it works. Called from the thread that called the engine, and from no other.
+pub trait Host {
+    /// A lease with room. `full` is the one that has none left for what comes next; its `sync` is now the host's business.
+    fn grant(&mut self, full: Option<LeaseHandle>) -> Result<LeaseHandle>;
+
+    /// Called at least every 100 ms or so. An error stops the work, which then returns it.
+    fn progress(&mut self, progress: &Progress) -> Result<()>;
+}
+
+/// How far it is. Every count only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files settled, unchanged ones included.
+    pub files: u64,
+    /// Directories entered.
+    pub directories: u64,
+    /// Symbolic links.
+    pub symlinks: u64,
+    /// Bytes of the files settled, unchanged ones included; a large file counts as it is read.
+    pub logical_bytes: u64,
+    /// Of these, bytes that the volume did not have.
+    pub new_bytes: u64,
+    /// Bytes that were read and found in the volume.
+    pub known_bytes: u64,
+    /// Files that the stat cache vouched for; they were not opened.
+    pub unchanged_files: u64,
+    /// Their bytes.
+    pub unchanged_bytes: u64,
+    /// Bytes of new pages and extent lists.
+    pub page_bytes: u64,
+    /// Problems found, those beyond [`PROBLEMS_MAX`] included.
+    pub problems: u64,
+}
+
+/// What is wrong with one path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// It was listed and then gone. It is not in the snapshot.
+    Vanished,
+    /// It changed during each of three readings. What the last one read is stored, consistent in itself.
+    Changed,
+    /// The system refused to open or read it. It is not in the snapshot.
+    Unreadable,
+    /// A socket, fifo or device, or the volume itself. It is not in the snapshot.
+    Unsupported,
+}
+
+/// One path that is not in the snapshot as it was on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Relative to the root of the snapshot.
+    pub path: Vec<u8>,
+    /// What is wrong.
+    pub kind: ProblemKind,
+    /// The system's error number, 0 if it gave none.
+    pub errno: i32,
+}
+
+/// Problems listed; beyond this they are only counted: an unreadable tree must not fill the memory.
+pub const PROBLEMS_MAX: usize = 1 << 16;
+
+/// What an ingest made.
+pub struct Ingested {
+    /// The root entry, encoded; its pages are in the volume, durable once the leases are synced.
+    pub root: Vec<u8>,
+    /// Digest of the root entry; equal to the ref's: nothing to commit.
+    pub root_digest: Digest,
+    /// The lease that was filled last and has not been given back; `None`: nothing had to be written.
+    pub lease: Option<LeaseHandle>,
+    /// What was done.
+    pub stats: Progress,
+    /// What is missing or doubtful, in the order of the walk.
+    pub problems: Vec<Problem>,
+    /// Whether a new stat cache was written to `Options::next`.
+    pub cache_written: bool,
+}

@@ -1,0 +1,348 @@
+//! Puts chunks and pages into the volume: what it has becomes a pointer, what it does not goes into a lease.
+//!
+//! It knows nothing of files and directories beyond the list of extents that it fills. Nothing is durable before the
+//! host syncs the leases.
+
+use std::collections::HashSet;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_start};
+use crate::digest::{ContentDigest, digest};
+use crate::error::{Error, Result};
+use crate::extent::ListEncoder;
+use crate::ingest::{Host, LeaseHandle, Progress};
+use crate::keys::{Digest, tag};
+use crate::lease::{ALIGNED_RUN_BYTES, ALIGNMENT, Lease};
+use crate::page::{Content, INLINE_EXTENTS_MAX};
+use crate::scan::Chunk;
+use crate::space::Space;
+use crate::table::Kind;
+use crate::tree::PageSink;
+
+/// A list of extents is stored in pieces of this size.
+const LIST_PIECE_BYTES: usize = 1 << 20;
+/// Digests that a dry run remembers to count a repeated chunk once (16 MiB); beyond, repeats count as new.
+const DRY_DIGESTS_MAX: usize = 1 << 20;
+/// Where a dry run pretends to write: the last segments there can be.
+const DRY_SEGMENT: u64 = (1 << 38) - (1 << 26) + 1;
+
+/// The way into a volume.
+pub struct Store<'h> {
+    space: Arc<Space>,
+    host: &'h mut dyn Host,
+    lease: Option<LeaseHandle>,
+    dry: Option<Dry>,
+    /// Bytes of content that were new, and that were known.
+    pub new_bytes: u64,
+    /// Bytes of content that the volume had.
+    pub known_bytes: u64,
+    /// Bytes of new pages and lists.
+    pub page_bytes: u64,
+    /// Chunks of the run being gathered, for the lease.
+    pieces: Vec<(u32, Kind, Digest)>,
+    /// Tags of the run being gathered: a chunk that repeats inside it is found once the run is stored.
+    run_tags: HashSet<u64, std::hash::BuildHasherDefault<TagHasher>>,
+}
+
+/// What a dry run has instead of a lease.
+struct Dry {
+    seen: HashSet<u64, std::hash::BuildHasherDefault<TagHasher>>,
+    head: Address,
+}
+
+/// Tags are the output of a keyed hash; hashing them again gains nothing.
+#[derive(Default)]
+pub struct TagHasher(u64);
+
+impl std::hash::Hasher for TagHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, tag: u64) {
+        self.0 = tag;
+    }
+}
+
+/// A file while its chunks arrive.
+pub struct FileContent {
+    digest: ContentDigest,
+    size: u64,
+    extents: Vec<Extent>,
+    /// The last extent was in the volume before: the next chunk is first looked for behind it.
+    at_known: bool,
+    list: Option<List>,
+}
+
+/// Extents beyond what an entry holds, already encoded.
+struct List {
+    encoder: ListEncoder,
+    bytes: Vec<u8>,
+    stored: Vec<Extent>,
+    count: u64,
+}
+
+impl<'h> Store<'h> {
+    /// A way into `space`. With `dry_run` nothing is written, and addresses mean nothing.
+    pub fn new(space: &Arc<Space>, host: &'h mut dyn Host, dry_run: bool) -> Store<'h> {
+        let dry = Dry { seen: HashSet::default(), head: segment_start(DRY_SEGMENT) };
+        Store {
+            space: Arc::clone(space),
+            host,
+            lease: None,
+            dry: dry_run.then_some(dry),
+            new_bytes: 0,
+            known_bytes: 0,
+            page_bytes: 0,
+            pieces: Vec::new(),
+            run_tags: HashSet::default(),
+        }
+    }
+
+    /// Tells the host how far it is.
+    pub fn progress(&mut self, progress: &Progress) -> Result<()> {
+        self.host.progress(progress)
+    }
+
+    /// The lease that is being filled.
+    pub fn lease(&self) -> Option<LeaseHandle> {
+        self.lease.clone()
+    }
+
+    /// A file without bytes so far.
+    pub fn begin_file(&self) -> FileContent {
+        let digest = ContentDigest::new(&self.space.keys().content);
+        FileContent { digest, size: 0, extents: Vec::new(), at_known: false, list: None }
+    }
+
+    /// Appends `bytes`, which consist of `chunks`, to `file`.
+    pub fn place(&mut self, file: &mut FileContent, bytes: &[u8], chunks: &[Chunk]) -> Result<()> {
+        // Chunks first..index are a run of new ones; it begins at `from` in `bytes` and at `offset` in the file.
+        let (mut first, mut from, mut start) = (0, 0, 0);
+        let mut offset = file.size;
+        self.run_tags.clear();
+        for (index, chunk) in chunks.iter().enumerate() {
+            let end = chunk.end as usize;
+            let length = (end - start) as u32;
+            file.digest.chunk(&chunk.digest);
+            if self.run_tags.contains(&tag(&chunk.digest)) {
+                self.append_run(file, &bytes[from..start], &chunks[first..index], from, offset)?;
+                (first, from, offset) = (index, start, file.size);
+            }
+            let follows = if first == index { file.known_end() } else { None };
+            if let Some(address) = self.find(follows, &chunk.digest, length)? {
+                self.append_run(file, &bytes[from..start], &chunks[first..index], from, offset)?;
+                self.known_bytes += u64::from(length);
+                self.push(file, Extent { address, length: length.into() }, true)?;
+                (first, from, offset) = (index + 1, end, file.size);
+            } else {
+                self.run_tags.insert(tag(&chunk.digest));
+            }
+            start = end;
+        }
+        self.append_run(file, &bytes[from..start], &chunks[first..], from, offset)
+    }
+
+    /// Ends a file: its size, content digest and content.
+    pub fn end_file(&mut self, mut file: FileContent) -> Result<(u64, Digest, Content)> {
+        let digest = file.digest.finish();
+        let Some(mut list) = file.list.take() else { return Ok((file.size, digest, Content::Extents(file.extents))) };
+        for &extent in &file.extents {
+            list.encoder.push(extent, &mut list.bytes)?;
+            list.count += 1;
+        }
+        self.store_list(&mut list)?;
+        Ok((file.size, digest, Content::Listed { list: list.stored, count: list.count }))
+    }
+
+    /// Where a chunk is in the volume.
+    fn find(&mut self, follows: Option<Address>, digest: &Digest, length: u32) -> Result<Option<Address>> {
+        if let Some(address) = follows
+            && self.space.follows(address, digest, length)
+        {
+            return Ok(Some(address));
+        }
+        if let Some(address) = self.space.find(digest, length)? {
+            return Ok(Some(address));
+        }
+        match &mut self.dry {
+            Some(dry) if dry.seen.contains(&tag(digest)) => Ok(Some(dry.take(length))),
+            Some(dry) if dry.seen.len() < DRY_DIGESTS_MAX => {
+                dry.seen.insert(tag(digest));
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Stores a run of new chunks of a file. `from` is what has to be taken off the chunks' ends.
+    fn append_run(
+        &mut self,
+        file: &mut FileContent,
+        mut bytes: &[u8],
+        mut chunks: &[Chunk],
+        mut from: usize,
+        mut offset: u64,
+    ) -> Result<()> {
+        self.run_tags.clear();
+        self.new_bytes += bytes.len() as u64;
+        while let Some(head) = chunks.first() {
+            let least = head.end as usize - from;
+            if self.dry.is_some() {
+                self.push_dry(file, chunks, from)?;
+                return Ok(());
+            }
+            let handle = self.lease_for(least)?;
+            let mut lease = lock(&handle);
+            let goes_on = file.extents.last().is_some_and(|last| last.end() == lease.next_address());
+            if bytes.len() >= ALIGNED_RUN_BYTES && !goes_on && lease.room() >= least as u64 + ALIGNMENT {
+                lease.align(offset)?;
+            }
+            let room = lease.room();
+            let fits = chunks.partition_point(|chunk| (chunk.end as usize - from) as u64 <= room);
+            self.pieces.clear();
+            let mut start = from;
+            for chunk in &chunks[..fits] {
+                self.pieces.push(((chunk.end as usize - start) as u32, Kind::Data, chunk.digest));
+                start = chunk.end as usize;
+            }
+            let (now, later) = bytes.split_at(start - from);
+            let address = lease.append(now, &self.pieces)?;
+            drop(lease);
+            self.push(file, Extent { address, length: now.len() as u64 }, false)?;
+            offset += now.len() as u64;
+            (bytes, chunks, from) = (later, &chunks[fits..], start);
+        }
+        Ok(())
+    }
+
+    fn push_dry(&mut self, file: &mut FileContent, chunks: &[Chunk], from: usize) -> Result<()> {
+        let mut start = from;
+        for chunk in chunks {
+            let length = (chunk.end as usize - start) as u32;
+            start = chunk.end as usize;
+            if let Some(dry) = &mut self.dry {
+                let address = dry.take(length);
+                self.push(file, Extent { address, length: length.into() }, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an extent to a file; one that continues the last one joins it.
+    fn push(&mut self, file: &mut FileContent, extent: Extent, known: bool) -> Result<()> {
+        file.size += extent.length;
+        file.at_known = known;
+        match file.extents.last_mut() {
+            // An extent lies in one segment, also where the next one follows without a gap.
+            Some(last) if last.end() == extent.address && offset_of(extent.address) != 0 => {
+                last.length += extent.length;
+                return Ok(());
+            }
+            _ => {}
+        }
+        if file.extents.len() == INLINE_EXTENTS_MAX {
+            let mut list = file.list.take().unwrap_or_else(List::new);
+            for extent in file.extents.drain(..) {
+                list.encoder.push(extent, &mut list.bytes)?;
+            }
+            list.count += INLINE_EXTENTS_MAX as u64;
+            if list.bytes.len() >= LIST_PIECE_BYTES {
+                self.store_list(&mut list)?;
+            }
+            file.list = Some(list);
+        }
+        file.extents.push(extent);
+        Ok(())
+    }
+
+    /// Stores what is encoded of a list.
+    fn store_list(&mut self, list: &mut List) -> Result<()> {
+        if list.bytes.is_empty() {
+            return Ok(());
+        }
+        let address = self.store_tree(&list.bytes)?;
+        let length = list.bytes.len() as u64;
+        list.bytes.clear();
+        match list.stored.last_mut() {
+            Some(last) if last.end() == address && offset_of(address) != 0 => last.length += length,
+            _ => list.stored.push(Extent { address, length }),
+        }
+        Ok(())
+    }
+
+    /// Stores a chunk of kind tree, unless the volume has it.
+    fn store_tree(&mut self, bytes: &[u8]) -> Result<Address> {
+        let length = u32::try_from(bytes.len()).map_err(|_| Error::Invalid("a page is longer than 4 GiB".into()))?;
+        let digest = digest(&self.space.keys().digest, bytes);
+        if let Some(address) = self.find(None, &digest, length)? {
+            return Ok(address);
+        }
+        self.page_bytes += u64::from(length);
+        if let Some(dry) = &mut self.dry {
+            return Ok(dry.take(length));
+        }
+        let handle = self.lease_for(bytes.len())?;
+        let address = lock(&handle).append(bytes, &[(length, Kind::Tree, digest)])?;
+        Ok(address)
+    }
+
+    /// The current lease if `length` bytes fit, or the next.
+    fn lease_for(&mut self, length: usize) -> Result<LeaseHandle> {
+        if length as u64 > SEGMENT_BYTES {
+            return Err(Error::Invalid(format!("a chunk of {length} bytes fits into no segment")));
+        }
+        loop {
+            if let Some(handle) = &self.lease
+                && lock(handle).room() >= length as u64
+            {
+                return Ok(Arc::clone(handle));
+            }
+            let full = self.lease.take();
+            self.lease = Some(self.host.grant(full)?);
+        }
+    }
+}
+
+impl PageSink for Store<'_> {
+    fn store(&mut self, bytes: &[u8], _digest: &Digest) -> Result<(Address, u32)> {
+        Ok((self.store_tree(bytes)?, bytes.len() as u32))
+    }
+}
+
+impl Dry {
+    fn take(&mut self, length: u32) -> Address {
+        let room = SEGMENT_BYTES - u64::from(offset_of(self.head));
+        if room < u64::from(length) {
+            self.head += room;
+        }
+        let address = self.head;
+        self.head += u64::from(length);
+        address
+    }
+}
+
+impl FileContent {
+    /// Where the next chunk is if the last one was known and the same extent goes on.
+    fn known_end(&self) -> Option<Address> {
+        let end = self.extents.last().filter(|_| self.at_known)?.end();
+        (offset_of(end) != 0).then_some(end)
+    }
+}
+
+impl List {
+    fn new() -> List {
+        List { encoder: ListEncoder::new(), bytes: Vec::new(), stored: Vec::new(), count: 0 }
+    }
+}
+
+/// A panic of another holder leaves a lease that either works or refuses; it says so itself.
+fn lock(handle: &LeaseHandle) -> MutexGuard<'_, Lease> {
+    handle.lock().unwrap_or_else(PoisonError::into_inner)
+}
