@@ -1,0 +1,946 @@
+//! A stored tree becomes a directory: walked page by page against what is there, and only the difference is done.
+//!
+//! What it promises: a name beneath the target is old or new at any instant, never a mixture; bytes are verified before
+//! a name shows them; nothing outside the target is read, written or removed, whatever the tree says; and running it
+//! again continues. What it does not do: it does not read unchanged files (size and time tell), it does not make pipes
+//! and devices, and it does not remove what the tree does not have unless told to.
+//!
+//! `plan` decides about one name, `act` makes groups of changes visible, `work` writes files; this file walks.
+
+pub mod act;
+pub mod plan;
+pub mod work;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::beneath::{Dir, Listed, Name};
+use crate::gather::Source;
+use crate::page::{Entry, EntryKind, PageRef};
+use crate::space::Space;
+use crate::tree::Entries;
+use crate::{Error, Result};
+use act::{Finish, Group, Home, Move, Parked, Staging};
+use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
+use work::{Feeder, FileJob, Pool, at};
+
+/// Names in a group: with more, a kill would take back more work than a second's.
+const GROUP_NAMES_MAX: usize = 4096;
+/// Bytes in a group: what a disk writes in a second or two.
+const GROUP_BYTES_MAX: u64 = 256 << 20;
+/// Threads that write files, the walking one included: beyond it they wait for each other in the kernel.
+const THREADS_MAX: usize = 4;
+/// How often a watcher is told, at least.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// Changes reported at once.
+const REPORT_MAX: usize = 4096;
+/// Open directories above which those far from the walk are closed and found again later.
+const OPEN_LEVELS: usize = 128;
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub enum Root {
+    /// The contents of a stored directory.
+    Directory(PageRef),
+    /// The contents of a stored directory, and its own mode, owner and time for the target.
+    Whole(Entry),
+    /// Single entries, under their names.
+    Entries(Vec<Entry>),
+}
+
+/// How to write it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Remove what the tree does not have.
+    pub delete: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Restore owners; only root can, others' wish is counted in [`Report::owner_not_set`].
+    pub owner: bool,
+}
+
+/// Is told what happens. An error from it stops the checkout between two changes.
+pub trait Watch {
+    /// How far it is; at least ten times a second.
+    fn progress(&mut self, progress: &Progress) -> Result<()>;
+    /// What has become visible since the last call (with `dry_run`: what would).
+    fn report(&mut self, batch: &[Change]) -> Result<()>;
+}
+
+/// How far a checkout is. Both only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries of the tree that have been looked at.
+    pub entries: u64,
+    /// Bytes of content written.
+    pub written_bytes: u64,
+}
+
+/// What was done to one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its path beneath the target.
+    pub path: Vec<u8>,
+    /// What was done.
+    pub action: Action,
+    /// Kind of what is there now, or was.
+    pub kind: EntryKind,
+    /// Bytes of a file.
+    pub size: u64,
+}
+
+/// What can be done to a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It was not there.
+    Created,
+    /// Something else was there.
+    Replaced,
+    /// Only its mode, owner or time was changed.
+    Metadata,
+    /// It is gone, with all that was beneath it.
+    Deleted,
+}
+
+/// What a checkout did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Names that were not there.
+    pub created: u64,
+    /// Names that stood for something else.
+    pub replaced: u64,
+    /// Names of which only mode, owner or time was changed.
+    pub metadata: u64,
+    /// Names removed, each with all that was beneath it.
+    pub deleted: u64,
+    /// Names left alone.
+    pub unchanged: u64,
+    /// Bytes of content written.
+    pub written_bytes: u64,
+    /// Pipes, devices, and entries with extended attributes that were written without them.
+    pub unsupported: u64,
+    /// Entries whose owner is another than they were given.
+    pub owner_not_set: u64,
+}
+
+/// Writes what is stored at `root` beneath `target`, which is made if it is missing.
+///
+/// When it fails, or is stopped by `watch`, every name is old or new, and running it again continues.
+pub fn checkout(space: &Space, root: &Root, target: &Path, options: &Options, watch: &mut dyn Watch) -> Result<Report> {
+    checkout_from(space, root, target, options, watch)
+}
+
+/// As [`checkout`], from any source.
+pub fn checkout_from<S: Source>(
+    source: &S,
+    root: &Root,
+    target: &Path,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<Report> {
+    let places = match options.dry_run {
+        true => Places::looked_at(target)?,
+        false => Places::made(target)?,
+    };
+    let pool = Pool::new(source);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    std::thread::scope(|scope| {
+        for _ in 1..if options.dry_run { 1 } else { threads } {
+            scope.spawn(|| pool.serve());
+        }
+        let answer = Checkout::new(source, &pool, places, options, watch).run(root);
+        pool.close();
+        answer
+    })
+    .map_err(|error| beneath(target, error))
+}
+
+/// The error with its path beneath the target made a path of the user's.
+fn beneath(target: &Path, error: Error) -> Error {
+    match error {
+        Error::Io { action, path, source } => Error::Io { action, path: target.join(path), source },
+        other => other,
+    }
+}
+
+/// Where things are.
+struct Places {
+    /// The target; `None` if it does not exist and nothing is to be made.
+    root: Option<Arc<Home>>,
+    /// Names of the staging directories of other living checkouts, which are no part of the target.
+    living: HashSet<Vec<u8>>,
+}
+
+impl Places {
+    fn looked_at(target: &Path) -> Result<Places> {
+        let root = match Dir::open(target) {
+            Ok(dir) => Some(Arc::new(Home::target(dir, creator())?)),
+            Err(Errno::NOENT) => None,
+            Err(error) => return Err(Error::io("open", target, error)),
+        };
+        Ok(Places { root, living: HashSet::new() })
+    }
+
+    fn made(target: &Path) -> Result<Places> {
+        allow_open_files();
+        let root = Arc::new(Home::target(act::open_target(target)?, creator())?);
+        let living = act::remove_stale(&root.dir).map_err(|error| beneath(target, error))?;
+        Ok(Places { root: Some(root), living })
+    }
+}
+
+/// Owner and group of what this process creates, where no directory says otherwise.
+fn creator() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// As many open files as the system grants: a group holds the directories that it will finish.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused only where it is not allowed at all; then fewer directories are held.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// Directories that a group may hold open: a part of what the process may.
+fn held_max() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(4096);
+    usize::try_from(limit / 4).unwrap_or(usize::MAX).clamp(16, 1024)
+}
+
+/// One directory of the walk.
+struct Level<'s, S: Source> {
+    /// The directory; `None` if it does not exist (a dry run), or is closed while the walk is far below.
+    home: Option<Arc<Home>>,
+    /// How to know it again when it is opened from below.
+    parked: Option<Parked>,
+    entries: Stored<'s, S>,
+    next: Option<Entry>,
+    /// What is there, ascending; nothing in a directory that is new.
+    listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
+    /// The last name, for the check that they ascend.
+    last: Vec<u8>,
+    path_length: usize,
+    /// What it gets at the end; `None` leaves it alone.
+    attributes: Option<Attributes>,
+    differs: Differs,
+    /// Whether something in it changed, so that its time has to be set again.
+    changed: bool,
+}
+
+/// In what a directory is not as it should be.
+#[derive(Clone, Copy)]
+struct Differs {
+    mode_or_owner: bool,
+    time: bool,
+}
+
+impl Differs {
+    const NOTHING: Differs = Differs { mode_or_owner: false, time: false };
+    const ALL: Differs = Differs { mode_or_owner: true, time: true };
+
+    fn of(found: &Found, attributes: &Attributes) -> Differs {
+        let foreign = attributes.owner.is_some_and(|owner| owner != (found.uid, found.gid));
+        Differs { mode_or_owner: foreign || found.mode != attributes.mode, time: found.mtime_ns != attributes.mtime_ns }
+    }
+
+    fn any(self) -> bool {
+        self.mode_or_owner || self.time
+    }
+}
+
+/// The entries of one directory, or those that were asked for.
+enum Stored<'s, S: Source> {
+    Pages(Box<Entries<&'s S>>, std::vec::IntoIter<Entry>),
+    Given(std::vec::IntoIter<Entry>),
+}
+
+impl<S: Source> Stored<'_, S> {
+    fn next(&mut self) -> Result<Option<Entry>> {
+        match self {
+            Stored::Given(entries) => Ok(entries.next()),
+            Stored::Pages(pages, page) => loop {
+                if let Some(entry) = page.next() {
+                    return Ok(Some(entry));
+                }
+                match pages.next_page()? {
+                    Some(entries) => *page = entries.into_iter(),
+                    None => return Ok(None),
+                }
+            },
+        }
+    }
+}
+
+/// Where the file of a group of hard links is.
+enum LinkHome {
+    /// Waiting in the staging directory, to be linked from there.
+    Staged(Arc<Home>, Vec<u8>, (u64, u64)),
+    /// It was there already, at this path.
+    Kept(Vec<u8>, (u64, u64)),
+}
+
+struct Checkout<'a, 's, S: Source> {
+    source: &'s S,
+    options: &'a Options,
+    rules: Rules,
+    watch: &'a mut dyn Watch,
+    pool: &'a Pool<'s, S>,
+    feeder: Feeder<'a, 's, S>,
+    root: Option<Arc<Home>>,
+    /// Made when the first thing has to wait in it, so that a checkout that changes nothing touches nothing.
+    staging: Option<Staging>,
+    living: HashSet<Vec<u8>>,
+    group: Group,
+    group_bytes: u64,
+    group_files: usize,
+    held_max: usize,
+    root_finish: Option<Finish>,
+    levels: Vec<Level<'s, S>>,
+    links: HashMap<u64, LinkHome>,
+    path: Vec<u8>,
+    changes: Vec<Change>,
+    report: Report,
+    entries: u64,
+    told: Instant,
+}
+
+impl<'a, 's, S: Source> Checkout<'a, 's, S> {
+    fn new(
+        source: &'s S,
+        pool: &'a Pool<'s, S>,
+        places: Places,
+        options: &'a Options,
+        watch: &'a mut dyn Watch,
+    ) -> Self {
+        let Places { root, living } = places;
+        let (uid, gid) = creator();
+        Checkout {
+            source,
+            options,
+            rules: Rules { owner: options.owner && rustix::process::geteuid().is_root(), uid, gid },
+            watch,
+            pool,
+            feeder: Feeder::new(pool),
+            root,
+            staging: None,
+            living,
+            group: Group::first(),
+            group_bytes: 0,
+            group_files: 0,
+            held_max: held_max(),
+            root_finish: None,
+            levels: Vec::new(),
+            links: HashMap::new(),
+            path: Vec::new(),
+            changes: Vec::new(),
+            report: Report::default(),
+            entries: 0,
+            told: Instant::now(),
+        }
+    }
+
+    /// The whole story. Whatever happens, nothing of it stays in the staging directory.
+    fn run(mut self, root: &Root) -> Result<Report> {
+        let answer = self.walk(root);
+        if answer.is_err() {
+            // Threads still at work finish their batch; their files go with the staging directory.
+            let _ = self.feeder.drain(&mut || Ok(()));
+        }
+        self.links.clear();
+        let removed = self.staging.take().map_or(Ok(()), Staging::remove);
+        answer.and(removed)?;
+        if let Some(finish) = self.root_finish.take() {
+            // Only now: the staging directory came and went in it.
+            act::finish_directory(&finish)?;
+        }
+        Ok(self.report)
+    }
+
+    fn walk(&mut self, root: &Root) -> Result<()> {
+        self.enter_root(root)?;
+        while let Some(level) = self.levels.last_mut() {
+            if level.next.is_none() {
+                level.next = level.entries.next()?;
+            }
+            let stored = level.next.as_ref().map(|entry| entry.name.as_slice());
+            let there = level.listed.peek().map(|listed| &*listed.name);
+            match (stored, there) {
+                (None, None) => self.leave()?,
+                (Some(stored), Some(there)) if there < stored => self.surplus()?,
+                (None, Some(_)) => self.surplus()?,
+                (Some(stored), there) => {
+                    let both = there == Some(stored);
+                    if both {
+                        level.listed.next();
+                    }
+                    if let Some(entry) = level.next.take() {
+                        self.entry(entry, both)?;
+                    }
+                }
+            }
+            self.tick()?;
+        }
+        self.show()
+    }
+
+    fn enter_root(&mut self, root: &Root) -> Result<()> {
+        let (entries, attributes) = match root {
+            Root::Directory(page) => (self.stored(page), None),
+            Root::Whole(entry) => match entry.page() {
+                Some(page) => (self.stored(&page), Some(self.rules.attributes(entry))),
+                None => return Err(Error::Invalid("the root of the tree is not a directory".into())),
+            },
+            Root::Entries(entries) => {
+                let mut entries = entries.clone();
+                entries.sort_by(|a, b| a.name.cmp(&b.name));
+                (Stored::Given(entries.into_iter()), None)
+            }
+        };
+        let home = self.root.clone();
+        let mut differs = Differs::NOTHING;
+        if let (Some(attributes), Some(home)) = (&attributes, &home) {
+            let stat = home.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
+            differs = Differs::of(&found(&stat, Vec::new()), attributes);
+        }
+        let listed = list(home.as_deref())?;
+        self.levels.push(Level {
+            home,
+            parked: None,
+            entries,
+            next: None,
+            listed,
+            last: Vec::new(),
+            path_length: 0,
+            attributes,
+            differs,
+            changed: false,
+        });
+        Ok(())
+    }
+
+    fn stored(&self, page: &PageRef) -> Stored<'s, S> {
+        Stored::Pages(Box::new(Entries::new(self.source, page)), Vec::new().into_iter())
+    }
+
+    /// One entry of the tree; `there` if its name was listed in the target.
+    fn entry(&mut self, entry: Entry, there: bool) -> Result<()> {
+        self.entries += 1;
+        self.set_path(&entry.name);
+        let name = Name::new(&entry.name).map_err(|error| at(&self.path, error))?;
+        // Twice the same name could be a link first, and then be written through.
+        if let Some(level) = self.levels.last_mut() {
+            if level.last >= entry.name {
+                return Err(at(
+                    &self.path,
+                    Error::Refused("the name is twice in its directory, or out of order".into()),
+                ));
+            }
+            level.last.clone_from(&entry.name);
+        }
+        if self.levels.len() == 1 && self.living.contains(name.bytes()) {
+            return Err(at(&self.path, Error::Refused("the name is in use by a running checkout".into())));
+        }
+        let home = self.levels.last().and_then(|level| level.home.clone());
+        let found = match &home {
+            Some(home) if there => self.look(home, name, entry.kind)?,
+            _ => None,
+        };
+        if !entry.xattrs.is_empty() {
+            self.report.unsupported += 1;
+        }
+        self.count_owner(&entry);
+        match plan::decide(&entry, found.as_ref(), &self.rules) {
+            Step::Unsupported => {
+                self.report.unsupported += 1;
+                Ok(())
+            }
+            Step::Enter { .. } => self.enter(home, &entry, found),
+            Step::Make(over) if entry.kind == EntryKind::Directory => self.make_directory(home, &entry, over),
+            Step::Make(over) if entry.kind == EntryKind::Symlink => self.make_link(home, &entry, over),
+            Step::Make(over) => self.make_file(home, entry, over),
+            Step::Touch | Step::Keep if self.is_other_link(&entry, found.as_ref(), home.as_ref()) => {
+                self.make_file(home, entry, Over::Same)
+            }
+            Step::Touch => self.touch(home, entry),
+            Step::Keep => {
+                self.report.unchanged += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// What a name stands for.
+    fn look(&self, home: &Home, name: Name<'_>, wanted: EntryKind) -> Result<Option<Found>> {
+        let failed = |e| at(&self.path, Error::io("look at", "", e));
+        let Some(stat) = home.dir.stat(name).map_err(failed)? else { return Ok(None) };
+        let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink && wanted == EntryKind::Symlink;
+        let target = if link { home.dir.read_link(name).map_err(failed)? } else { Vec::new() };
+        Ok(Some(found(&stat, target)))
+    }
+
+    fn count_owner(&mut self, entry: &Entry) {
+        let asked = self.options.owner && !self.rules.owner;
+        if asked && (entry.uid, entry.gid) != (self.rules.uid, self.rules.gid) {
+            self.report.owner_not_set += 1;
+        }
+    }
+
+    /// Goes into a directory that is there.
+    fn enter(&mut self, home: Option<Arc<Home>>, entry: &Entry, found: Option<Found>) -> Result<()> {
+        let (Some(home), Some(page), Some(found)) = (home, entry.page(), found) else {
+            return Err(at(&self.path, Error::Invalid("it is a directory without a page".into())));
+        };
+        let failed = |e| at(&self.path, Error::io("open", "", e));
+        let dir = home.dir.enter(Name::new(&entry.name)?).map_err(failed)?;
+        let inner = Arc::new(Home::beneath(dir, &home).map_err(|error| at(&self.path, error))?);
+        let attributes = self.rules.attributes(entry);
+        let mut differs = Differs::of(&found, &attributes);
+        if differs.any() {
+            self.change(Action::Metadata, entry);
+        } else {
+            self.report.unchanged += 1;
+        }
+        // Even its owner may change it only with permission. At the end it gets the mode that it should have.
+        if !self.options.dry_run && found.mode & 0o300 != 0o300 && !rustix::process::geteuid().is_root() {
+            let mode = rustix::fs::Mode::from_raw_mode(found.mode | 0o700);
+            differs.mode_or_owner |= rustix::fs::fchmod(&inner.dir, mode).is_ok();
+        }
+        let listed = list(Some(&inner)).map_err(|error| at(&self.path, error))?;
+        self.descend(Some(inner), &page, listed, attributes, differs);
+        Ok(())
+    }
+
+    fn make_directory(&mut self, home: Option<Arc<Home>>, entry: &Entry, over: Over) -> Result<()> {
+        let Some(page) = entry.page() else {
+            return Err(at(&self.path, Error::Invalid("it is a directory without a page".into())));
+        };
+        let attributes = self.rules.attributes(entry);
+        let inner = match home.filter(|_| !self.options.dry_run) {
+            Some(home) => {
+                let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+                Some(Arc::new(self.group.make_directory(&from, &waiting).map_err(|error| at(&self.path, error))?))
+            }
+            None => None,
+        };
+        self.change(if over == Over::Nothing { Action::Created } else { Action::Replaced }, entry);
+        self.descend(inner, &page, Vec::new().into_iter().peekable(), attributes, Differs::ALL);
+        Ok(())
+    }
+
+    fn descend(
+        &mut self,
+        home: Option<Arc<Home>>,
+        page: &PageRef,
+        listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
+        attributes: Attributes,
+        differs: Differs,
+    ) {
+        let entries = self.stored(page);
+        self.levels.push(Level {
+            home,
+            parked: None,
+            entries,
+            next: None,
+            listed,
+            last: Vec::new(),
+            path_length: self.path.len(),
+            attributes: Some(attributes),
+            differs,
+            changed: false,
+        });
+        self.park();
+    }
+
+    /// Closes a directory far above the walk: a tree may be deeper than a process may hold files open.
+    fn park(&mut self) {
+        let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) else { return };
+        let Some(parked) = self.levels[far].home.as_ref().and_then(|home| home.park()) else { return };
+        // The way back is `..` of the directory below. One that still waits in staging has another directory above it,
+        // so what it will be moved to stays open: one descriptor for each such directory on the path, not for each level.
+        if self.levels.get(far + 1).and_then(|below| below.home.as_ref()).is_some_and(|below| below.leads_to(&parked)) {
+            let level = &mut self.levels[far];
+            level.home = None;
+            level.parked = Some(parked);
+        }
+    }
+
+    fn make_link(&mut self, home: Option<Arc<Home>>, entry: &Entry, over: Over) -> Result<()> {
+        if let Some(home) = home {
+            self.refuse_if_not_empty(&home, &entry.name, over)?;
+            if !self.options.dry_run {
+                let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+                let failed = |e| at(&self.path, Error::io("make the symbolic link", "", e));
+                let name = Name::new(&waiting)?;
+                let attributes = self.rules.attributes(entry);
+                from.dir.make_link(name, &entry.target).map_err(failed)?;
+                if let Some((uid, gid)) = attributes.owner.filter(|owner| *owner != from.creator) {
+                    from.dir.set_owner(name, uid, gid).map_err(failed)?;
+                }
+                from.dir.set_mtime(name, attributes.mtime_ns).map_err(failed)?;
+            }
+        }
+        self.change(made(over), entry);
+        Ok(())
+    }
+
+    fn make_file(&mut self, home: Option<Arc<Home>>, entry: Entry, over: Over) -> Result<()> {
+        self.change(made(over), &entry);
+        let Some(home) = home else { return Ok(()) };
+        self.refuse_if_not_empty(&home, &entry.name, over)?;
+        if self.options.dry_run {
+            return Ok(());
+        }
+        if self.linkable(&entry, &home) {
+            return self.make_hard_link(&home, entry, over);
+        }
+        let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+        self.write_file(from, waiting, None, entry)
+    }
+
+    fn write_file(
+        &mut self,
+        home: Arc<Home>,
+        name: Vec<u8>,
+        file: Option<std::os::fd::OwnedFd>,
+        entry: Entry,
+    ) -> Result<()> {
+        self.group_files += 1;
+        self.group_bytes += entry.size;
+        let attributes = self.rules.attributes(&entry);
+        self.feeder.add(FileJob { home, name, file, entry, attributes, path: self.path.clone() })
+    }
+
+    /// One of several names of a file: the first is written, out of sight, and all are links to it.
+    fn make_hard_link(&mut self, home: &Arc<Home>, entry: Entry, over: Over) -> Result<()> {
+        let name = entry.name.clone();
+        let (staged, waiting) = match self.staged_link(entry.link_id)? {
+            Some(staged) => staged,
+            None => self.write_linked(home, entry.clone())?,
+        };
+        let (from, other) = self.place_for(home, &name, over)?;
+        match staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?) {
+            // The file has as many names as it can have: a second file takes the rest.
+            Err(Errno::MLINK) => {
+                let (staged, waiting) = self.write_linked(home, entry)?;
+                staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?)
+            }
+            answer => answer,
+        }
+        .map_err(|e| at(&self.path, Error::io("link", "", e)))
+    }
+
+    /// Writes the file of a group of hard links where its names are linked from.
+    fn write_linked(&mut self, home: &Arc<Home>, entry: Entry) -> Result<(Arc<Home>, Vec<u8>)> {
+        let (from, waiting) = self.staging()?.place_for(home);
+        let mode = self.rules.attributes(&entry).mode;
+        let file = work::create(&from, &waiting, mode).map_err(|error| at(&self.path, error))?;
+        let stat = rustix::fs::fstat(&file).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
+        let link = LinkHome::Staged(Arc::clone(&from), waiting.clone(), (stat.st_dev, stat.st_ino));
+        self.links.insert(entry.link_id, link);
+        self.write_file(Arc::clone(&from), waiting.clone(), Some(file), entry)?;
+        Ok((from, waiting))
+    }
+
+    /// Where the file of a group of hard links can be linked from, if it is there at all.
+    fn staged_link(&mut self, link_id: u64) -> Result<Option<(Arc<Home>, Vec<u8>)>> {
+        let (path, identity) = match self.links.get(&link_id) {
+            None => return Ok(None),
+            Some(LinkHome::Staged(home, waiting, _)) => return Ok(Some((Arc::clone(home), waiting.clone()))),
+            Some(LinkHome::Kept(path, identity)) => (path.clone(), *identity),
+        };
+        let Some(root) = self.root.clone() else { return Ok(None) };
+        let (from, waiting) = self.staging()?.place_for(&root);
+        let linked = link_from(&root, &path, &from, &waiting);
+        // It has to be the file that was looked at; if somebody put another there, ours is written anew.
+        let stat = from.dir.stat(Name::new(&waiting)?).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
+        match (linked, stat) {
+            (true, Some(stat)) if (stat.st_dev, stat.st_ino) == identity => {}
+            _ => return Ok(None),
+        }
+        self.links.insert(link_id, LinkHome::Staged(Arc::clone(&from), waiting.clone(), identity));
+        Ok(Some((from, waiting)))
+    }
+
+    /// Whether a file that looks right is not the one that the other names of its group stand for.
+    fn is_other_link(&mut self, entry: &Entry, found: Option<&Found>, home: Option<&Arc<Home>>) -> bool {
+        let (Some(found), Some(home)) = (found, home) else { return false };
+        if !self.linkable(entry, home) {
+            return false;
+        }
+        match self.links.get(&entry.link_id) {
+            Some(LinkHome::Kept(_, identity) | LinkHome::Staged(_, _, identity)) => *identity != found.identity,
+            None => {
+                self.links.insert(entry.link_id, LinkHome::Kept(self.path.clone(), found.identity));
+                false
+            }
+        }
+    }
+
+    /// Whether a name is one of several of its file. No link leads from one file system to another: names on others
+    /// than the target's own are files of their own.
+    fn linkable(&self, entry: &Entry, home: &Home) -> bool {
+        let here = self.root.as_ref().is_some_and(|root| root.mount == home.mount);
+        entry.kind == EntryKind::File && entry.link_id != 0 && here
+    }
+
+    fn staging(&mut self) -> Result<&mut Staging> {
+        if self.staging.is_none() {
+            let Some(root) = &self.root else { return Err(Error::Invalid("nothing is made in a dry run".into())) };
+            let staging = Staging::new(root)?;
+            self.pool.set_mask(staging.mask);
+            self.living.insert(staging.name().to_vec());
+            self.staging = Some(staging);
+        }
+        self.staging.as_mut().ok_or_else(|| Error::Invalid("there is no staging directory".into()))
+    }
+
+    /// Where something for `name` in `home` is made: in its place if nobody can see that, else where it waits for its
+    /// move. Not for dry runs.
+    fn place_for(&mut self, home: &Arc<Home>, name: &[u8], over: Over) -> Result<(Arc<Home>, Vec<u8>)> {
+        if self.group.hides(home) {
+            return Ok((Arc::clone(home), name.to_vec()));
+        }
+        let (from, waiting) = self.staging()?.place_for(home);
+        self.group.add_move(Move {
+            from: Arc::clone(&from),
+            waiting: waiting.clone(),
+            to: Arc::clone(home),
+            name: name.to_vec(),
+            over,
+            delete: self.options.delete,
+            path: self.path.clone(),
+        });
+        Ok((from, waiting))
+    }
+
+    /// A directory with something in it gives way to a file only if that was asked for.
+    fn refuse_if_not_empty(&self, home: &Home, name: &[u8], over: Over) -> Result<()> {
+        if over != Over::Unlike || self.options.delete {
+            return Ok(());
+        }
+        let inner = home.dir.enter(Name::new(name)?).and_then(|dir| dir.list());
+        match inner.map_err(|e| at(&self.path, Error::io("list", "", e)))?.is_empty() {
+            true => Ok(()),
+            false => Err(at(&self.path, act::not_empty())),
+        }
+    }
+
+    /// Mode, owner and time of something whose content is right.
+    fn touch(&mut self, home: Option<Arc<Home>>, entry: Entry) -> Result<()> {
+        let Some(home) = home.filter(|_| !self.options.dry_run) else {
+            self.change(Action::Metadata, &entry);
+            return Ok(());
+        };
+        let attributes = self.rules.attributes(&entry);
+        let name = Name::new(&entry.name)?;
+        let done = match entry.kind {
+            EntryKind::Symlink => act::touch_link(&home.dir, name, &attributes),
+            _ => act::touch_file(&home.dir, name, &attributes),
+        };
+        match done {
+            // Its owner may not read it, and so not open it: it is written anew.
+            Err(Errno::ACCESS) if entry.kind == EntryKind::File => {
+                return self.make_file(Some(home), entry, Over::Same);
+            }
+            answer => answer.map_err(|e| at(&self.path, Error::io("set the mode or time of", "", e)))?,
+        }
+        self.change(Action::Metadata, &entry);
+        Ok(())
+    }
+
+    /// A name that the tree does not have.
+    fn surplus(&mut self) -> Result<()> {
+        let depth = self.levels.len();
+        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let (Some(listed), Some(home)) = (level.listed.next(), level.home.clone()) else { return Ok(()) };
+        self.set_path(&listed.name);
+        if depth == 1 && act::is_staging_name(&listed.name) && listed.directory != Some(false) {
+            return Ok(()); // of another checkout, alive
+        }
+        let left_behind = match act::waiting_name_of(&listed.name) {
+            Some(owner) if self.living.contains(owner) => return Ok(()),
+            waiting => waiting.is_some(),
+        };
+        if !self.options.delete && !left_behind {
+            return Ok(());
+        }
+        let stat = home.dir.stat(Name::new(&listed.name)?).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
+        let Some(stat) = stat else { return Ok(()) };
+        if !self.options.dry_run {
+            self.group.add_removal(home, listed.name.into_vec(), self.path.clone());
+        }
+        let kind = kind_of(&stat);
+        let size = if kind == EntryKind::File { stat.st_size.max(0).cast_unsigned() } else { 0 };
+        self.change(Action::Deleted, &Entry { kind, size, ..Entry::default() });
+        Ok(())
+    }
+
+    /// The walk is done with a directory.
+    fn leave(&mut self) -> Result<()> {
+        let Some(level) = self.levels.pop() else { return Ok(()) };
+        self.path.truncate(level.path_length);
+        if let Some(home) = &level.home {
+            self.reopen_above(home)?;
+        }
+        let wanted = (level.differs.any() || level.changed) && !self.options.dry_run;
+        if let (Some(home), Some(attributes), true) = (level.home, level.attributes, wanted) {
+            let only_time = !level.differs.mode_or_owner;
+            let finish = Finish { home, attributes, only_time, path: self.path.clone() };
+            match self.levels.is_empty() {
+                true => self.root_finish = Some(finish),
+                false => self.group.add_finish(finish),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the directory above `home` again, if it was closed.
+    fn reopen_above(&mut self, home: &Home) -> Result<()> {
+        let Some(parked) = self.levels.last_mut().and_then(|above| above.parked.take()) else { return Ok(()) };
+        let above = match home.unpark(&parked) {
+            Ok(above) => above,
+            // It may still wait for its move, and what is above it is the staging directory.
+            Err(_) => {
+                self.show()?;
+                home.unpark(&parked).map_err(|error| at(&self.path, error))?
+            }
+        };
+        if let Some(level) = self.levels.last_mut() {
+            level.home = Some(Arc::new(above));
+        }
+        Ok(())
+    }
+
+    fn set_path(&mut self, name: &[u8]) {
+        self.path.truncate(self.levels.last().map_or(0, |level| level.path_length));
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name);
+    }
+
+    /// Notes what was done to the name that the walk is at.
+    fn change(&mut self, action: Action, entry: &Entry) {
+        let count = match action {
+            Action::Created => &mut self.report.created,
+            Action::Replaced => &mut self.report.replaced,
+            Action::Metadata => &mut self.report.metadata,
+            Action::Deleted => &mut self.report.deleted,
+        };
+        *count += 1;
+        if let (Some(level), true) = (self.levels.last_mut(), action != Action::Metadata) {
+            level.changed = true;
+        }
+        self.changes.push(Change { path: self.path.clone(), action, kind: entry.kind, size: entry.size });
+    }
+
+    /// After each name: closes a group that is full, and lets the watcher know in time.
+    fn tick(&mut self) -> Result<()> {
+        let full = self.group_files + self.group.len() >= GROUP_NAMES_MAX
+            || self.group_bytes >= GROUP_BYTES_MAX
+            || self.group.held() >= self.held_max
+            || self.changes.len() >= REPORT_MAX;
+        if full {
+            return self.show();
+        }
+        if self.told.elapsed() >= WATCH_EVERY {
+            self.tell_progress()?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the group: waits for its files, makes it visible, and reports it.
+    fn show(&mut self) -> Result<()> {
+        let Checkout { feeder, pool, watch, told, entries, .. } = self;
+        feeder.drain(&mut || {
+            if told.elapsed() < WATCH_EVERY {
+                return Ok(());
+            }
+            *told = Instant::now();
+            watch.progress(&Progress { entries: *entries, written_bytes: pool.bytes() })
+        })?;
+        self.group.show()?;
+        (self.group_files, self.group_bytes) = (0, 0);
+        self.report.written_bytes = self.pool.bytes();
+        if !self.changes.is_empty() {
+            self.watch.report(&self.changes)?;
+            self.changes.clear();
+        }
+        self.tell_progress()
+    }
+
+    fn tell_progress(&mut self) -> Result<()> {
+        self.told = Instant::now();
+        self.watch.progress(&Progress { entries: self.entries, written_bytes: self.pool.bytes() })
+    }
+}
+
+fn made(over: Over) -> Action {
+    if over == Over::Nothing { Action::Created } else { Action::Replaced }
+}
+
+/// Links the file at `path` beneath `root` to `waiting` in `from`; whether it worked.
+fn link_from(root: &Arc<Home>, path: &[u8], from: &Home, waiting: &[u8]) -> bool {
+    let mut inner: Option<Dir> = None;
+    let mut names = path.split(|byte| *byte == b'/').peekable();
+    while let Some(bytes) = names.next() {
+        let dir = inner.as_ref().unwrap_or(&root.dir);
+        let Ok(name) = Name::new(bytes) else { return false };
+        if names.peek().is_none() {
+            return Name::new(waiting).is_ok_and(|waiting| dir.link(name, &from.dir, waiting).is_ok());
+        }
+        match dir.enter(name) {
+            Ok(next) => inner = Some(next),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// What is in a directory, ascending.
+fn list(home: Option<&Home>) -> Result<std::iter::Peekable<std::vec::IntoIter<Listed>>> {
+    let listed = home.map_or(Ok(Vec::new()), |home| home.dir.list().map_err(|e| Error::io("list", "", e)))?;
+    Ok(listed.into_iter().peekable())
+}
+
+fn found(stat: &Stat, target: Vec<u8>) -> Found {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => FoundKind::File,
+        FileType::Directory => FoundKind::Directory,
+        FileType::Symlink => FoundKind::Symlink,
+        _ => FoundKind::Other,
+    };
+    Found {
+        kind,
+        size: stat.st_size.max(0).cast_unsigned(),
+        mtime_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        identity: (stat.st_dev, stat.st_ino),
+        target,
+    }
+}
+
+/// The nearest kind that an entry can have; a socket is a pipe.
+fn kind_of(stat: &Stat) -> EntryKind {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => EntryKind::Directory,
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::CharacterDevice => EntryKind::CharDevice,
+        FileType::BlockDevice => EntryKind::BlockDevice,
+        FileType::Fifo | FileType::Socket => EntryKind::Fifo,
+        _ => EntryKind::File,
+    }
+}
+
+#[cfg(test)]
+mod tests;

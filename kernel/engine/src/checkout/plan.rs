@@ -1,0 +1,196 @@
+//! What is to be done about one name: decided from two values, with no file in sight.
+
+use crate::page::{Entry, EntryKind};
+
+/// Permission bits that give a program its owner's rights.
+const SET_ID_BITS: u32 = 0o6000;
+
+/// What a name in the target stands for now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its kind.
+    pub kind: FoundKind,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Time of the last change.
+    pub mtime_ns: i64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device and number, the same for all names of one file.
+    pub identity: (u64, u64),
+    /// Where a symbolic link leads.
+    pub target: Vec<u8>,
+}
+
+/// Kinds of things that can be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A pipe, a socket, a device.
+    Other,
+}
+
+/// Who is writing, and whether owners are restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether owners are set; only root can.
+    pub owner: bool,
+    /// Owner of what this process creates.
+    pub uid: u32,
+    /// Group of what this process creates.
+    pub gid: u32,
+}
+
+/// Mode and owner that an entry gets here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner to set; `None` leaves the creator's.
+    pub owner: Option<(u32, u32)>,
+    /// Time of the last change.
+    pub mtime_ns: i64,
+}
+
+/// What stands in the way of something new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing.
+    Nothing,
+    /// Something that a rename replaces in one step.
+    Same,
+    /// A directory where something else is to be, or the other way round.
+    Unlike,
+}
+
+/// What is to be done about a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is as it should be.
+    Keep,
+    /// Only mode, owner or time differ.
+    Touch,
+    /// Make it anew, over what is there.
+    Make(Over),
+    /// A directory that is there: go into it; its mode, owner or time differ, or not.
+    Enter {
+        /// Whether they differ.
+        touch: bool,
+    },
+    /// Pipes and devices: not made yet.
+    Unsupported,
+}
+
+impl Rules {
+    /// Mode, owner and time that `entry` gets here. Set-id bits go only to a file of the owner they were meant for: a
+    /// program that ran as somebody else there must not run as us here.
+    pub fn attributes(&self, entry: &Entry) -> Attributes {
+        let owner = self.owner.then_some((entry.uid, entry.gid));
+        let (uid, gid) = owner.unwrap_or((self.uid, self.gid));
+        let meant = (uid, gid) == (entry.uid, entry.gid);
+        let mode = entry.mode & if meant { 0o7777 } else { 0o7777 & !SET_ID_BITS };
+        Attributes { mode, owner, mtime_ns: entry.mtime_ns }
+    }
+}
+
+/// Decides about `entry`, where `found` stands now.
+pub fn decide(entry: &Entry, found: Option<&Found>, rules: &Rules) -> Step {
+    let wanted = match entry.kind {
+        EntryKind::File => FoundKind::File,
+        EntryKind::Directory => FoundKind::Directory,
+        EntryKind::Symlink => FoundKind::Symlink,
+        EntryKind::Fifo | EntryKind::CharDevice | EntryKind::BlockDevice => return Step::Unsupported,
+    };
+    let Some(found) = found else { return Step::Make(Over::Nothing) };
+    if found.kind != wanted {
+        let unlike = (found.kind == FoundKind::Directory) != (wanted == FoundKind::Directory);
+        return Step::Make(if unlike { Over::Unlike } else { Over::Same });
+    }
+    let attributes = rules.attributes(entry);
+    let foreign = attributes.owner.is_some_and(|owner| owner != (found.uid, found.gid));
+    let touch = foreign || found.mode != attributes.mode || found.mtime_ns != attributes.mtime_ns;
+    match wanted {
+        FoundKind::Directory => Step::Enter { touch },
+        FoundKind::Symlink if found.target != entry.target => Step::Make(Over::Same),
+        // A link has no mode of its own.
+        FoundKind::Symlink if foreign || found.mtime_ns != attributes.mtime_ns => Step::Touch,
+        FoundKind::Symlink => Step::Keep,
+        // As make does: what has the same size and time has the same content.
+        _ if found.size != entry.size || found.mtime_ns != entry.mtime_ns => Step::Make(Over::Same),
+        _ if touch => Step::Touch,
+        _ => Step::Keep,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { owner: false, uid: 7, gid: 8 };
+
+    fn entry(kind: EntryKind) -> Entry {
+        Entry { kind, mode: 0o644, uid: 7, gid: 8, mtime_ns: 5, size: 3, target: b"t".to_vec(), ..Entry::default() }
+    }
+
+    fn found(kind: FoundKind) -> Found {
+        let target = b"t".to_vec();
+        Found { kind, size: 3, mtime_ns: 5, mode: 0o644, uid: 7, gid: 8, identity: (1, 2), target }
+    }
+
+    #[test]
+    fn what_is_equal_is_kept_and_what_differs_in_one_thing_is_done_as_little_about_as_possible() {
+        let file = entry(EntryKind::File);
+        let is = |found: Found| decide(&file, Some(&found), &RULES);
+        assert_eq!(is(found(FoundKind::File)), Step::Keep);
+        assert_eq!(is(Found { mode: 0o600, ..found(FoundKind::File) }), Step::Touch);
+        assert_eq!(is(Found { uid: 9, ..found(FoundKind::File) }), Step::Keep);
+        assert_eq!(is(Found { size: 4, ..found(FoundKind::File) }), Step::Make(Over::Same));
+        assert_eq!(is(Found { mtime_ns: 6, ..found(FoundKind::File) }), Step::Make(Over::Same));
+        let owner = Rules { owner: true, ..RULES };
+        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), &owner), Step::Touch);
+    }
+
+    #[test]
+    fn a_link_counts_by_where_it_leads() {
+        let link = entry(EntryKind::Symlink);
+        let is = |found: Found| decide(&link, Some(&found), &RULES);
+        assert_eq!(is(Found { mode: 0o777, size: 1, ..found(FoundKind::Symlink) }), Step::Keep);
+        assert_eq!(is(Found { mtime_ns: 1, ..found(FoundKind::Symlink) }), Step::Touch);
+        assert_eq!(is(Found { target: b"u".to_vec(), ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
+    }
+
+    #[test]
+    fn a_thing_of_another_kind_is_replaced_and_never_entered() {
+        for (kind, there, over) in [
+            (EntryKind::Directory, FoundKind::Symlink, Over::Unlike),
+            (EntryKind::Directory, FoundKind::File, Over::Unlike),
+            (EntryKind::Directory, FoundKind::Other, Over::Unlike),
+            (EntryKind::File, FoundKind::Directory, Over::Unlike),
+            (EntryKind::Symlink, FoundKind::Directory, Over::Unlike),
+            (EntryKind::File, FoundKind::Symlink, Over::Same),
+            (EntryKind::File, FoundKind::Other, Over::Same),
+            (EntryKind::Symlink, FoundKind::File, Over::Same),
+        ] {
+            assert_eq!(decide(&entry(kind), Some(&found(there)), &RULES), Step::Make(over));
+        }
+        assert_eq!(decide(&entry(EntryKind::Fifo), None, &RULES), Step::Unsupported);
+        assert_eq!(decide(&entry(EntryKind::File), None, &RULES), Step::Make(Over::Nothing));
+    }
+
+    #[test]
+    fn set_id_bits_go_only_with_the_owner_they_were_meant_for() {
+        let program = Entry { mode: 0o6755, uid: 0, gid: 0, ..entry(EntryKind::File) };
+        assert_eq!(RULES.attributes(&program).mode, 0o755);
+        assert_eq!(Rules { owner: true, ..RULES }.attributes(&program).mode, 0o6755);
+        assert_eq!(RULES.attributes(&Entry { uid: 7, gid: 8, ..program }).mode, 0o6755);
+    }
+}

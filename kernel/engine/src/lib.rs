@@ -1,0 +1,34 @@
+//! The engine of PacketFS: bytes, addresses and files, without Python.
+//!
+//! To read, start at [`space`] (a volume's bytes as one address space), then [`ingest`]
+//! (a directory becomes extents and pages) and [`checkout`] (pages become a directory).
+//! Everything else is a part of those three.
+
+pub mod address;
+pub mod beneath;
+pub mod checkout;
+pub mod chunker;
+pub mod diff;
+pub mod digest;
+pub mod error;
+pub mod extent;
+pub mod fault;
+pub mod gather;
+pub mod index;
+pub mod ingest;
+pub mod keys;
+pub mod lease;
+pub mod map;
+pub mod page;
+pub mod scan;
+pub mod slot;
+pub mod space;
+pub mod stat_cache;
+pub mod table;
+pub mod tree;
+pub mod verify;
+pub mod walk;
+mod varint;
+
+pub use address::{Address, Extent};
+pub use error::{Error, Result};
