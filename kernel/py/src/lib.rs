@@ -1,0 +1,74 @@
+//! The door between Python and the engine: arguments in, errors out, GIL released. It decides nothing.
+//!
+//! What Python sees is described in `src/packetfs/_kernel.pyi`, which stubtest holds against this crate.
+
+mod chunker;
+mod entry;
+mod failure;
+mod lent;
+mod space;
+mod sweep;
+
+use packetfs_engine::{fault, keys};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+/// The 32 bytes of a key or digest that Python gave.
+fn exactly<const N: usize>(what: &str, bytes: &[u8]) -> PyResult<[u8; N]> {
+    bytes.try_into().map_err(|_| PyValueError::new_err(format!("{what} has {} bytes, not {N}", bytes.len())))
+}
+
+/// Copies a contiguous buffer: Python may change it while the GIL is released.
+fn owned(py: Python<'_>, data: &PyBuffer<u8>) -> PyResult<Vec<u8>> {
+    data.to_vec(py)
+}
+
+#[pyfunction]
+fn derive_key<'py>(py: Python<'py>, context: &str, key: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, &keys::derive(context, key))
+}
+
+#[pyfunction]
+fn keyed_digest<'py>(py: Python<'py>, key: &[u8], data: PyBuffer<u8>) -> PyResult<Bound<'py, PyBytes>> {
+    let key = exactly("a key", key)?;
+    let data = owned(py, &data)?;
+    let digest = py.detach(|| keys::keyed(&key, &data));
+    Ok(PyBytes::new(py, &digest))
+}
+
+#[pyfunction]
+fn crash_at(n: u32) {
+    fault::crash_at(n);
+}
+
+#[pyfunction]
+fn fault_point(py: Python<'_>) {
+    py.detach(fault::point);
+}
+
+#[pymodule(gil_used = false)]
+fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    if cfg!(debug_assertions) {
+        let warnings = module.py().import("warnings")?;
+        let class = module.py().get_type::<pyo3::exceptions::PyRuntimeWarning>();
+        warnings.call_method1("warn", ("packetfs was built without optimisation: do not measure it", class))?;
+    }
+    module.add_function(wrap_pyfunction!(derive_key, module)?)?;
+    module.add_function(wrap_pyfunction!(keyed_digest, module)?)?;
+    module.add_function(wrap_pyfunction!(crash_at, module)?)?;
+    module.add_function(wrap_pyfunction!(fault_point, module)?)?;
+    module.add_class::<chunker::Chunker>()?;
+    module.add_class::<entry::Entry>()?;
+    module.add_class::<entry::Difference>()?;
+    module.add_function(wrap_pyfunction!(entry::decode_root, module)?)?;
+    module.add_class::<space::Space>()?;
+    module.add_class::<space::Lease>()?;
+    module.add_class::<sweep::Ingested>()?;
+    module.add_class::<sweep::Checkout>()?;
+    module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep::ingest_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep::checkout, module)?)?;
+    Ok(())
+}

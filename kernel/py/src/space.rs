@@ -1,0 +1,229 @@
+//! The address space of a volume, and the leases that fill it, as objects for Python.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::entry::{Difference, Entry, extents_from, page_from};
+use crate::failure::raised;
+use crate::{exactly, lent};
+use packetfs_engine::address::Extent;
+use packetfs_engine::chunker::Params;
+use packetfs_engine::ingest::LeaseHandle;
+use packetfs_engine::keys::{Digest, Keys};
+use packetfs_engine::lease;
+use packetfs_engine::page;
+use packetfs_engine::space::{self, Committed};
+use packetfs_engine::table::Kind;
+use packetfs_engine::{Error, diff, tree, verify};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
+
+type PageArgument = (u64, u32, Vec<u8>);
+
+/// See `_kernel.pyi`.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Space {
+    /// Shared with every lease, view and iterator.
+    pub engine: Arc<space::Space>,
+}
+
+/// (bytes checked, offset to go on from, damaged extents).
+type Verified = (u64, u32, Vec<(u64, u64)>);
+
+#[pymethods]
+impl Space {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        directory: &[u8],
+        volume_id: &[u8],
+        secret: &[u8],
+        min: u32,
+        avg: u32,
+        max: u32,
+        normalisation: u32,
+    ) -> PyResult<Self> {
+        let volume_id: [u8; 16] = exactly("a volume id", volume_id)?;
+        let secret: Digest = exactly("a secret", secret)?;
+        let engine = py.detach(|| {
+            let params = Params::new(min, avg, max, normalisation)?;
+            space::Space::open(Path::new(OsStr::from_bytes(directory)), volume_id, Keys::from_secret(&secret), params)
+        });
+        engine.map(|engine| Space { engine }).map_err(|error| raised(py, error))
+    }
+
+    fn admit(&self, py: Python<'_>, rows: Vec<(u64, u32, u64)>) -> PyResult<()> {
+        let rows: Vec<Committed> =
+            rows.into_iter().map(|(segment, head, table_bytes)| Committed { segment, head, table_bytes }).collect();
+        py.detach(|| self.engine.admit(&rows)).map_err(|error| raised(py, error))
+    }
+
+    fn slot(&self, segment: u64) -> String {
+        self.engine.slot(segment)
+    }
+
+    fn lease(
+        &self,
+        py: Python<'_>,
+        segment: u64,
+        head: u32,
+        table_bytes: u64,
+        fresh: bool,
+    ) -> PyResult<Option<Lease>> {
+        let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh));
+        Ok(lease.map_err(|error| raised(py, error))?.map(|lease| Lease::of(Arc::new(Mutex::new(lease)))))
+    }
+
+    fn view<'py>(&self, py: Python<'py>, address: u64, length: u64) -> PyResult<Bound<'py, PyMemoryView>> {
+        let slice = py.detach(|| self.engine.read(Extent { address, length })).map_err(|error| raised(py, error))?;
+        lent::view(py, slice)
+    }
+
+    fn entries(&self, page: PageArgument) -> PyResult<Entries> {
+        let root = page_from(&page)?;
+        Ok(Entries { walk: Mutex::new((tree::Entries::new(Arc::clone(&self.engine), &root), Vec::new().into_iter())) })
+    }
+
+    fn lookup(&self, py: Python<'_>, page: PageArgument, name: &[u8]) -> PyResult<Option<Entry>> {
+        let root = page_from(&page)?;
+        let found = py.detach(|| tree::lookup(&*self.engine, &root, name)).map_err(|error| raised(py, error))?;
+        Ok(found.map(|value| Entry { value }))
+    }
+
+    fn extents(&self, py: Python<'_>, entry: Bound<'_, Entry>) -> PyResult<Vec<(u64, u64)>> {
+        let entry = entry.get();
+        py.detach(|| {
+            tree::extents(&*self.engine, &entry.value)
+                .map(|extent| extent.map(|extent| (extent.address, extent.length)))
+                .collect::<Result<Vec<_>, Error>>()
+        })
+        .map_err(|error| raised(py, error))
+    }
+
+    fn verify(&self, py: Python<'_>, segment: u64, start: u32, budget: u64) -> PyResult<Verified> {
+        let part = py
+            .detach(|| verify::verify(&self.engine, segment, start, budget))
+            .map_err(|error| raised(py, error))?;
+        let damaged = part.damaged.iter().map(|extent| (extent.address, extent.length)).collect();
+        Ok((part.checked_bytes, part.next_start, damaged))
+    }
+
+    fn diff(&self, py: Python<'_>, old: Option<PageArgument>, new: Option<PageArgument>) -> PyResult<Vec<Difference>> {
+        let old = old.as_ref().map(page_from).transpose()?;
+        let new = new.as_ref().map(page_from).transpose()?;
+        let found =
+            py.detach(|| diff::diff(&*self.engine, old.as_ref(), new.as_ref())).map_err(|error| raised(py, error))?;
+        Ok(found.into_iter().map(|value| Difference { value }).collect())
+    }
+
+    fn files_touching(
+        &self,
+        py: Python<'_>,
+        page: PageArgument,
+        extents: Vec<(u64, u64)>,
+    ) -> PyResult<Vec<Vec<u8>>> {
+        let root = page_from(&page)?;
+        let extents = extents_from(&extents);
+        py.detach(|| tree::files_touching(&*self.engine, &root, &extents)).map_err(|error| raised(py, error))
+    }
+
+    #[getter]
+    fn open_entries(&self) -> u64 {
+        self.engine.open_entries()
+    }
+
+    #[getter]
+    fn index_discarded(&self) -> bool {
+        self.engine.index_discarded().is_some()
+    }
+
+    fn publish_index(&self, py: Python<'_>) -> PyResult<bool> {
+        py.detach(|| self.engine.publish_index()).map_err(|error| raised(py, error))
+    }
+}
+
+/// The entries of one stored directory; read page by page.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Entries {
+    walk: Mutex<(tree::Entries<Arc<space::Space>>, std::vec::IntoIter<page::Entry>)>,
+}
+
+#[pymethods]
+impl Entries {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Entry>> {
+        let next = py.detach(|| {
+            let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if let Some(value) = walk.1.next() {
+                    return Ok(Some(Entry { value }));
+                }
+                match walk.0.next_page()? {
+                    Some(entries) => walk.1 = entries.into_iter(),
+                    None => return Ok(None),
+                }
+            }
+        });
+        next.map_err(|error| raised(py, error))
+    }
+}
+
+/// See `_kernel.pyi`. Empty once it is closed.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Lease {
+    handle: Mutex<Option<LeaseHandle>>,
+    segment: u64,
+}
+
+impl Lease {
+    /// Wraps a lease of the engine.
+    pub fn of(handle: LeaseHandle) -> Self {
+        let segment = locked(&handle).segment();
+        Lease { handle: Mutex::new(Some(handle)), segment }
+    }
+
+    /// The engine's lease, unless it has been closed.
+    pub fn engine(&self) -> PyResult<LeaseHandle> {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        handle.clone().ok_or_else(|| PyValueError::new_err(format!("the lease of segment {} is closed", self.segment)))
+    }
+}
+
+fn locked(handle: &LeaseHandle) -> MutexGuard<'_, lease::Lease> {
+    handle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[pymethods]
+impl Lease {
+    #[getter]
+    fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    #[getter]
+    fn room(&self, py: Python<'_>) -> PyResult<u64> {
+        let handle = self.engine()?;
+        Ok(py.detach(|| locked(&handle).room()))
+    }
+
+    fn append_journal(&self, py: Python<'_>, data: &[u8]) -> PyResult<u64> {
+        let handle = self.engine()?;
+        py.detach(|| locked(&handle).append_chunk(data, Kind::Journal)).map_err(|error| raised(py, error))
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<(u64, u32, u64)> {
+        let handle = self.engine()?;
+        let row = py.detach(|| locked(&handle).sync()).map_err(|error| raised(py, error))?;
+        Ok((row.segment, row.head, row.table_bytes))
+    }
+
+    fn close(&self) {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

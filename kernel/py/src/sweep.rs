@@ -1,0 +1,315 @@
+//! The two sweeps over a whole tree, ingest and checkout, with Python as their host.
+
+use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::entry::{Entry, kind_name, page_from};
+use crate::failure::{carried, raised};
+use crate::space::{Lease, Space};
+use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
+use packetfs_engine::ingest::{self as engine_ingest, Host, LeaseHandle, Options, ProblemKind, Progress, Source};
+use packetfs_engine::{Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+fn path_of(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+/// Python as the host of an ingest: it grants leases and hears how far it is.
+struct PythonHost {
+    grant: Py<PyAny>,
+    progress: Py<PyAny>,
+}
+
+impl Host for PythonHost {
+    fn grant(&mut self, full: Option<LeaseHandle>) -> Result<LeaseHandle> {
+        Python::attach(|py| {
+            let full = full.map(Lease::of);
+            let granted = self.grant.bind(py).call1((full,))?;
+            granted.cast::<Lease>()?.get().engine()
+        })
+        .map_err(carried)
+    }
+
+    fn progress(&mut self, progress: &Progress) -> Result<()> {
+        Python::attach(|py| {
+            let done = (
+                progress.files,
+                progress.directories,
+                progress.logical_bytes,
+                progress.new_bytes,
+                progress.unchanged_bytes,
+            );
+            self.progress.bind(py).call1(done).map(drop)
+        })
+        .map_err(carried)
+    }
+}
+
+/// See `_kernel.pyi`.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Ingested {
+    value: engine_ingest::Ingested,
+}
+
+#[pymethods]
+impl Ingested {
+    #[getter]
+    fn root<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.value.root)
+    }
+
+    #[getter]
+    fn root_digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.value.root_digest)
+    }
+
+    #[getter]
+    fn lease(&self) -> Option<Lease> {
+        self.value.lease.clone().map(Lease::of)
+    }
+
+    #[getter]
+    fn cache_written(&self) -> bool {
+        self.value.cache_written
+    }
+
+    #[getter]
+    fn files(&self) -> u64 {
+        self.value.stats.files
+    }
+
+    #[getter]
+    fn directories(&self) -> u64 {
+        self.value.stats.directories
+    }
+
+    #[getter]
+    fn symlinks(&self) -> u64 {
+        self.value.stats.symlinks
+    }
+
+    #[getter]
+    fn logical_bytes(&self) -> u64 {
+        self.value.stats.logical_bytes
+    }
+
+    #[getter]
+    fn unchanged_files(&self) -> u64 {
+        self.value.stats.unchanged_files
+    }
+
+    #[getter]
+    fn unchanged_bytes(&self) -> u64 {
+        self.value.stats.unchanged_bytes
+    }
+
+    #[getter]
+    fn known_bytes(&self) -> u64 {
+        self.value.stats.known_bytes
+    }
+
+    #[getter]
+    fn new_bytes(&self) -> u64 {
+        self.value.stats.new_bytes
+    }
+
+    #[getter]
+    fn page_bytes(&self) -> u64 {
+        self.value.stats.page_bytes
+    }
+
+    #[getter]
+    fn problem_count(&self) -> u64 {
+        self.value.stats.problems
+    }
+
+    #[getter]
+    fn problems<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, &'static str, i32)> {
+        let word = |kind| match kind {
+            ProblemKind::Vanished => "vanished",
+            ProblemKind::Changed => "changed",
+            ProblemKind::Unreadable => "unreadable",
+            ProblemKind::Unsupported => "unsupported",
+        };
+        let problems = self.value.problems.iter();
+        problems.map(|problem| (PyBytes::new(py, &problem.path), word(problem.kind), problem.errno)).collect()
+    }
+}
+
+/// See `_kernel.pyi`.
+#[pyfunction]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, dry_run, grant, progress))]
+pub fn ingest(
+    py: Python<'_>,
+    space: Bound<'_, Space>,
+    sources: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    prior: Option<Vec<u8>>,
+    next: Option<Vec<u8>>,
+    previous: Option<(u64, u32, Vec<u8>)>,
+    clean_before_ns: i64,
+    dry_run: bool,
+    grant: Py<PyAny>,
+    progress: Py<PyAny>,
+) -> PyResult<Ingested> {
+    let sources: Vec<Source> =
+        sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
+    let options = Options {
+        prior: prior.map(path_of),
+        next: next.map(path_of),
+        previous: previous.as_ref().map(page_from).transpose()?,
+        clean_before_ns,
+        dry_run,
+    };
+    let engine = &space.get().engine;
+    let mut host = PythonHost { grant, progress };
+    py.detach(|| engine_ingest::ingest(engine, &sources, &options, &mut host))
+        .map(|value| Ingested { value })
+        .map_err(|error| raised(py, error))
+}
+
+/// See `_kernel.pyi`.
+#[pyfunction]
+#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress))]
+pub fn ingest_stream(
+    py: Python<'_>,
+    space: Bound<'_, Space>,
+    fd: i32,
+    name: Vec<u8>,
+    mode: u32,
+    mtime_ns: i64,
+    dry_run: bool,
+    grant: Py<PyAny>,
+    progress: Py<PyAny>,
+) -> PyResult<Ingested> {
+    let engine = &space.get().engine;
+    let mut host = PythonHost { grant, progress };
+    let stream: BorrowedFd<'_> = crate::lent::descriptor(fd)?;
+    py.detach(|| engine_ingest::ingest_stream(engine, stream, &name, mode, mtime_ns, dry_run, &mut host))
+        .map(|value| Ingested { value })
+        .map_err(|error| raised(py, error))
+}
+
+/// Python watching a checkout.
+struct PythonWatch {
+    progress: Py<PyAny>,
+    report: Py<PyAny>,
+}
+
+impl Watch for PythonWatch {
+    fn progress(&mut self, progress: &engine_checkout::Progress) -> Result<()> {
+        Python::attach(|py| {
+            self.progress.bind(py).call1((progress.entries, progress.written_bytes)).map(drop)
+        })
+        .map_err(carried)
+    }
+
+    fn report(&mut self, batch: &[Change]) -> Result<()> {
+        let word = |action| match action {
+            Action::Created => "created",
+            Action::Replaced => "replaced",
+            Action::Metadata => "metadata",
+            Action::Deleted => "deleted",
+        };
+        Python::attach(|py| {
+            let rows: Vec<_> = batch
+                .iter()
+                .map(|change| {
+                    (PyBytes::new(py, &change.path), word(change.action), kind_name(change.kind), change.size)
+                })
+                .collect();
+            self.report.bind(py).call1((rows,)).map(drop)
+        })
+        .map_err(carried)
+    }
+}
+
+/// See `_kernel.pyi`.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Checkout {
+    value: Report,
+}
+
+#[pymethods]
+impl Checkout {
+    #[getter]
+    fn created(&self) -> u64 {
+        self.value.created
+    }
+
+    #[getter]
+    fn replaced(&self) -> u64 {
+        self.value.replaced
+    }
+
+    #[getter]
+    fn metadata(&self) -> u64 {
+        self.value.metadata
+    }
+
+    #[getter]
+    fn deleted(&self) -> u64 {
+        self.value.deleted
+    }
+
+    #[getter]
+    fn unchanged(&self) -> u64 {
+        self.value.unchanged
+    }
+
+    #[getter]
+    fn written_bytes(&self) -> u64 {
+        self.value.written_bytes
+    }
+
+    #[getter]
+    fn unsupported(&self) -> u64 {
+        self.value.unsupported
+    }
+
+    #[getter]
+    fn owner_not_set(&self) -> u64 {
+        self.value.owner_not_set
+    }
+}
+
+/// A directory's page, or entries to be written by themselves.
+#[derive(FromPyObject)]
+pub enum RootArgument<'py> {
+    /// `(address, length, digest)`.
+    Page((u64, u32, Vec<u8>)),
+    /// Files pulled by path.
+    Entries(Vec<Bound<'py, Entry>>),
+}
+
+/// See `_kernel.pyi`.
+#[pyfunction]
+#[pyo3(signature = (space, root, target, *, delete, dry_run, owner, progress, report))]
+pub fn checkout(
+    py: Python<'_>,
+    space: Bound<'_, Space>,
+    root: RootArgument<'_>,
+    target: Vec<u8>,
+    delete: bool,
+    dry_run: bool,
+    owner: bool,
+    progress: Py<PyAny>,
+    report: Py<PyAny>,
+) -> PyResult<Checkout> {
+    let root = match root {
+        RootArgument::Page(page) => Root::Directory(page_from(&page)?),
+        RootArgument::Entries(entries) => {
+            Root::Entries(entries.iter().map(|entry| entry.get().value.clone()).collect())
+        }
+    };
+    let target = path_of(target);
+    let options = engine_checkout::Options { delete, dry_run, owner };
+    let engine = &space.get().engine;
+    let mut watch = PythonWatch { progress, report };
+    let done: std::result::Result<Report, Error> =
+        py.detach(|| engine_checkout::checkout(engine, &root, &target, &options, &mut watch));
+    done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
+}

@@ -1,0 +1,302 @@
+"""The compiled half of PacketFS, as Python sees it. Import it through `packetfs.kernel` only.
+
+A call takes and gives *batches*; the GIL is released while the engine works. What goes wrong is raised as a class of
+`packetfs.errors`; an exception raised by a callback passes through untouched and stops the operation cleanly.
+
+`Page` is `(address, length, digest)`: where a page of a stored directory rests, and what it means.
+`Extent` is `(address, length)`. Names and paths are bytes, exactly as the file system gave them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, final
+
+from typing_extensions import Buffer
+
+__all__ = [
+    "Checkout",
+    "Chunker",
+    "Difference",
+    "Entry",
+    "Ingested",
+    "Lease",
+    "Space",
+    "checkout",
+    "crash_at",
+    "decode_root",
+    "derive_key",
+    "fault_point",
+    "ingest",
+    "ingest_stream",
+    "keyed_digest",
+]
+
+Page: TypeAlias = tuple[int, int, bytes]
+Extent: TypeAlias = tuple[int, int]
+
+def derive_key(context: str, key: bytes) -> bytes:
+    """The 32-byte key for `context`, from `key` (BLAKE3 key derivation)."""
+
+def keyed_digest(key: bytes, data: Buffer) -> bytes:
+    """Keyed BLAKE3-256 of `data`; `key` is 32 bytes."""
+
+def crash_at(n: int) -> None:
+    """Arm a crash, for tests: the process dies by SIGKILL at the n-th sync, rename or unlink from now."""
+
+def fault_point() -> None:
+    """Called right before something becomes durable or visible; it is where an armed crash happens."""
+
+@final
+class Chunker:
+    """The chunker and the fused scan by themselves, for tests and benchmarks.
+
+    `path` is "auto", "avx512", "avx2" or "portable"; a path this processor lacks is a ValueError, never replaced.
+    """
+
+    def __new__(
+        cls, cut_key: bytes, digest_key: bytes, min: int, avg: int, max: int, normalisation: int, path: str = "auto"
+    ) -> Chunker: ...
+    @property
+    def path(self) -> str: ...
+    def cuts(self, data: Buffer, last: bool = True) -> list[int]:
+        """Ends of the chunks of `data`, ascending. Without `last` the undecided tail gets none."""
+    def scan(self, data: Buffer, last: bool = True, wide: bool = False) -> list[tuple[int, bytes]]:
+        """(end, digest) of each chunk. `wide` uses both cores."""
+
+@final
+class Space:
+    """One volume's address space on this machine: segments, chunk tables, index. Safe to share between threads."""
+
+    def __new__(
+        cls,
+        directory: bytes,
+        volume_id: bytes,
+        secret: bytes,
+        min: int,
+        avg: int,
+        max: int,
+        normalisation: int,
+    ) -> Space: ...
+    def admit(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up."""
+    def slot(self, segment: int) -> str:
+        """The name under which `segment` rests: 10 hex digits."""
+    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool) -> Lease | None:
+        """Take `segment` to fill it from `head`; None while another live process (or lease) holds it.
+
+        Cuts the chunk table to `table_bytes`. `fresh` creates the files.
+        """
+    def view(self, address: int, length: int) -> memoryview:
+        """Committed bytes, every chunk verified, without a copy. The range must be whole chunks."""
+    def entries(self, page: Page) -> Iterator[Entry]:
+        """The entries of a stored directory, names ascending, read page by page."""
+    def lookup(self, page: Page, name: bytes) -> Entry | None: ...
+    def extents(self, entry: Entry) -> list[Extent]:
+        """Where the content of a file is, in order; a hole has address 0."""
+    def verify(self, segment: int, start: int, budget: int) -> tuple[int, int, list[Extent]]:
+        """Check chunks of `segment` from offset `start`, about `budget` bytes.
+
+        Returns (bytes checked, offset to go on from, damaged extents); done when that offset is the segment's head.
+        """
+    def diff(self, old: Page | None, new: Page | None) -> list[Difference]: ...
+    def files_touching(self, page: Page, extents: Sequence[Extent]) -> list[bytes]:
+        """Paths below `page` whose content or own page lies in one of `extents`."""
+    @property
+    def open_entries(self) -> int:
+        """Index entries that are in memory only."""
+    @property
+    def index_discarded(self) -> bool:
+        """Whether the index on disk was missing or unreadable and has been rebuilt from the chunk tables."""
+    def publish_index(self) -> bool:
+        """Write open index entries of committed chunks to disk. False when another process is doing so."""
+
+@final
+class Lease:
+    """The right to fill one segment. Dropping it gives the segment back."""
+
+    @property
+    def segment(self) -> int: ...
+    @property
+    def room(self) -> int:
+        """Bytes that still fit."""
+    def append_journal(self, data: bytes) -> int:
+        """Append one chunk of kind journal; its address."""
+    def sync(self) -> tuple[int, int, int]:
+        """Make everything appended durable; (segment, head, chunk-table bytes) for the journal.
+
+        After an error the lease is unusable: what was appended may be durable in part, and nothing refers to it.
+        """
+    def close(self) -> None:
+        """Give the segment back; idempotent."""
+
+@final
+class Entry:
+    """One name in a stored tree."""
+
+    @property
+    def name(self) -> bytes: ...
+    @property
+    def kind(self) -> str:
+        """One of "file", "directory", "symlink", "fifo", "char-device" or "block-device"."""
+    @property
+    def mode(self) -> int: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def user(self) -> bytes: ...
+    @property
+    def group(self) -> bytes: ...
+    @property
+    def mtime_ns(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def target(self) -> bytes:
+        """Where a symlink points."""
+    @property
+    def rdev(self) -> int: ...
+    @property
+    def link_id(self) -> int:
+        """Equal for names of one file (hard links); 0 for a file with one name."""
+    @property
+    def digest(self) -> bytes:
+        """Content digest of a file; page digest of a directory."""
+    @property
+    def page(self) -> Page | None:
+        """A directory's first page."""
+
+@final
+class Difference:
+    """One change between two trees."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def change(self) -> str:
+        """One of "added", "removed", "changed", "metadata" or "renamed"."""
+    @property
+    def kind(self) -> str: ...
+    @property
+    def old_size(self) -> int: ...
+    @property
+    def new_size(self) -> int: ...
+    @property
+    def old_path(self) -> bytes | None: ...
+
+def decode_root(data: bytes) -> Entry:
+    """A snapshot's root entry from its bytes; InvalidError when they are not one."""
+
+@final
+class Ingested:
+    """What an ingest found and stored. Nothing of it is durable until the lease is synced and the commit made."""
+
+    @property
+    def root(self) -> bytes: ...
+    @property
+    def root_digest(self) -> bytes: ...
+    @property
+    def lease(self) -> Lease | None:
+        """The lease that was being filled, to be synced by the caller; None if nothing was granted."""
+    @property
+    def files(self) -> int: ...
+    @property
+    def directories(self) -> int: ...
+    @property
+    def symlinks(self) -> int: ...
+    @property
+    def logical_bytes(self) -> int: ...
+    @property
+    def unchanged_files(self) -> int: ...
+    @property
+    def unchanged_bytes(self) -> int:
+        """Bytes of files that were not read because their stat row vouched for them."""
+    @property
+    def known_bytes(self) -> int:
+        """Bytes that were read and found in the volume."""
+    @property
+    def new_bytes(self) -> int:
+        """Bytes that were read and stored."""
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of new tree pages."""
+    @property
+    def cache_written(self) -> bool:
+        """Whether a stat cache was written to `next`; it is not when nothing changed, as `prior` stays right."""
+    @property
+    def problem_count(self) -> int:
+        """Problems found; `problems` lists the first 65,536."""
+    @property
+    def problems(self) -> list[tuple[bytes, str, int]]:
+        """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
+
+def ingest(
+    space: Space,
+    sources: Sequence[tuple[bytes, bytes | None]],
+    *,
+    prior: bytes | None,
+    next: bytes | None,
+    previous: Page | None,
+    clean_before_ns: int,
+    dry_run: bool,
+    grant: Callable[[Lease | None], Lease],
+    progress: Callable[[int, int, int, int, int], None],
+) -> Ingested:
+    """Turn directories and files into extents and pages.
+
+    `sources` are (path, name); one source with name None gives its contents as the root. `prior` is the stat cache to
+    trust, `next` the path at which to write the one for the next time. `grant(full)` gives the lease to fill after
+    `full`. `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+    """
+
+def ingest_stream(
+    space: Space,
+    fd: int,
+    *,
+    name: bytes,
+    mode: int,
+    mtime_ns: int,
+    dry_run: bool,
+    grant: Callable[[Lease | None], Lease],
+    progress: Callable[[int, int, int, int, int], None],
+) -> Ingested:
+    """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""
+
+@final
+class Checkout:
+    """What a checkout did (or, dry, would do)."""
+
+    @property
+    def created(self) -> int: ...
+    @property
+    def replaced(self) -> int: ...
+    @property
+    def metadata(self) -> int: ...
+    @property
+    def deleted(self) -> int: ...
+    @property
+    def unchanged(self) -> int: ...
+    @property
+    def written_bytes(self) -> int: ...
+    @property
+    def unsupported(self) -> int: ...
+    @property
+    def owner_not_set(self) -> int:
+        """Entries whose owner could not be set because we are not root."""
+
+def checkout(
+    space: Space,
+    root: Page | Sequence[Entry],
+    target: bytes,
+    *,
+    delete: bool,
+    dry_run: bool,
+    owner: bool,
+    progress: Callable[[int, int], None],
+    report: Callable[[list[tuple[bytes, str, str, int]]], None],
+) -> Checkout:
+    """Write a stored directory (its page) or single entries beneath `target`, which exists.
+
+    `progress(entries_done, bytes_written)`; `report([(path, action, kind, size)])` with action "created", "replaced",
+    "metadata" or "deleted". Killed at any instant, every name beneath `target` is old or new, never a mixture.
+    """
