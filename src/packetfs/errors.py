@@ -1,0 +1,214 @@
+"""Everything that can go wrong, grouped by who can act on it. Nothing is recovered here.
+
+    PacketFSError            1    it failed; the message says what and the hint what to do
+    ├── NotFoundError        1    a volume, ref, snapshot or path that was named is not there
+    ├── InvalidError         1    a value from outside cannot be what it claims to be
+    ├── UsageError           2    the request itself is wrong; nothing was done
+    ├── PartialError         3    done, except for the files that are listed
+    ├── ConflictError        4    somebody else was first; what they did stands
+    ├── DamagedError         5    bytes at rest are not what their digest or checksum says
+    ├── BusyError            6    another process holds the lock; try again
+    ├── UnavailableError     7    a disk or a peer does not do its part
+    └── RefusedError         8    it would break a rule that keeps data safe
+
+The number is the exit code of the command (docs/adr/0007). An error is `message`, a stable `code`, a `hint` (what to do
+next, or empty) and `values`, which `--json` prints beside the code.
+"""
+
+import errno as _errno
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+__all__ = [
+    "CODES",
+    "EXIT_CODES",
+    "EXIT_INTERRUPTED",
+    "EXIT_OK",
+    "BusyError",
+    "ConflictError",
+    "DamagedError",
+    "InvalidError",
+    "NotFoundError",
+    "PacketFSError",
+    "PartialError",
+    "RefusedError",
+    "UnavailableError",
+    "UsageError",
+    "disk_error",
+]
+
+
+class PacketFSError(Exception):
+    """The root of the tree: catch this to catch everything PacketFS raises on purpose."""
+
+    default_code: ClassVar[str] = "failed"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "", **values: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.hint = hint
+        self.values: Mapping[str, object] = MappingProxyType(values)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that ends with this error."""
+        return next(EXIT_CODES[kind] for kind in type(self).__mro__ if kind in EXIT_CODES)
+
+
+class NotFoundError(PacketFSError):
+    """A volume, ref, snapshot or path that was named is not there."""
+
+    default_code = "not-found"
+
+
+class InvalidError(PacketFSError):
+    """A value from outside cannot be what it claims to be: a malformed page, an impossible parameter."""
+
+    default_code = "invalid"
+
+
+class UsageError(PacketFSError):
+    """The request itself is wrong. Nothing was done."""
+
+    default_code = "usage"
+
+
+class PartialError(PacketFSError):
+    """The operation was carried out, except for the files that are listed."""
+
+    default_code = "partial"
+
+
+class ConflictError(PacketFSError):
+    """Somebody else was first, and what they did stands. What this call stored stays, so running it again is cheap."""
+
+    default_code = "conflict"
+
+
+class DamagedError(PacketFSError):
+    """Bytes at rest are not what their digest, checksum or length says. They were not shown to anybody."""
+
+    default_code = "damaged"
+
+
+class BusyError(PacketFSError):
+    """Another process holds what is needed, for longer than one was willing to wait. Nothing changed."""
+
+    default_code = "busy"
+
+
+class UnavailableError(PacketFSError):
+    """A disk or a peer does not do its part: full, gone, read-only, no permission, an input/output error."""
+
+    default_code = "unavailable"
+
+
+class RefusedError(PacketFSError):
+    """It would break a rule that keeps data safe. Nothing was done."""
+
+    default_code = "refused"
+
+
+EXIT_OK: Final = 0
+EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as every shell expects it
+
+# The one place where an error becomes a number.
+EXIT_CODES: Final[Mapping[type[PacketFSError], int]] = MappingProxyType(
+    {
+        PacketFSError: 1,
+        UsageError: 2,
+        PartialError: 3,
+        ConflictError: 4,
+        DamagedError: 5,
+        BusyError: 6,
+        UnavailableError: 7,
+        RefusedError: 8,
+    }
+)
+
+# Every stable code with what it tells. Scripts match on these: add to the list, never rename.
+CODES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "failed": "something failed that has no code of its own",
+        "not-found": "what was named is not there",
+        "volume-not-found": "there is no volume at that path",
+        "ref-not-found": "the volume has no ref of that name",
+        "snapshot-not-found": "the ref has no such snapshot",
+        "path-not-found": "the snapshot has no such path",
+        "source-not-found": "a path to push does not exist",
+        "file-not-found": "a file or directory does not exist",
+        "not-a-directory": "a path inside a snapshot goes through something that is no directory",
+        "not-a-file": "a path inside a snapshot names no file",
+        "invalid": "a value from outside cannot be what it claims to be",
+        "usage": "the request itself is wrong",
+        "bad-location": "a location cannot be parsed",
+        "bad-ref": "a ref name has characters that are not allowed",
+        "bad-when": "a point in time or history cannot be parsed",
+        "ambiguous-id": "more than one snapshot begins with those digits",
+        "duplicate-name": "two sources would get the same name in the snapshot",
+        "partial": "some files were not read or written",
+        "conflict": "somebody else was first",
+        "ref-moved": "the ref moved while the push was running",
+        "volume-exists": "there is a volume at that path already",
+        "damaged": "bytes at rest are not what their digest or checksum says",
+        "journal-damaged": "journal.db is damaged or truncated",
+        "journal-missing": "journal.db is missing",
+        "journal-stale": "journal.db is older than the segments beside it",
+        "descriptor-damaged": "volume.toml cannot be read",
+        "secret-damaged": "the volume's secret is missing, has a wrong length or belongs to another volume",
+        "snapshot-damaged": "a snapshot's bytes do not have the digest they should",
+        "busy": "another process holds the lock",
+        "unavailable": "a disk or a peer does not do its part",
+        "disk-full": "no space is left, or a quota is exceeded",
+        "disk-read-only": "the file system is read-only",
+        "disk-failed": "the disk reported an input/output error",
+        "permission-denied": "the operating system denies access",
+        "volume-failed": "an earlier write of this open volume failed; it has to be opened again",
+        "refused": "it would break a rule that keeps data safe",
+        "format-unknown": "the volume was made by a newer version of PacketFS",
+        "feature-unknown": "the volume uses a feature that this version does not know",
+        "secret-mode": "the volume's secret can be read by others",
+        "directory-not-empty": "a volume is only made in a new or empty directory",
+        "source-holds-volume": "a source contains the volume itself",
+        "bad-config": "the configuration file or a PACKETFS_ variable cannot be used",
+        "config-missing": "the configuration file that PACKETFS_CONFIG names does not exist",
+        "config-invalid": "the configuration file has a key or value that cannot be used",
+        "bad-duration": "a duration cannot be parsed",
+        "bad-switch": "a setting is neither yes nor no",
+        "bad-number": "a setting is not a number",
+        "owner-not-set": "the owner of some entries could not be set",
+        "no-volume": "a location names no volume and none is configured",
+        "remote-unsupported": "a location is on another machine; this version works on local volumes",
+        "different-volumes": "two locations of one comparison lie in different volumes",
+        "pull-incomplete": "some entries of a snapshot could not be written",
+        "interrupted": "it was stopped by Ctrl-C",
+        "bug": "a bug in PacketFS; what it did not finish has not happened",
+    }
+)
+
+_HINTS: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
+    {
+        _errno.ENOSPC: ("disk-full", "free some space and run the command again: it continues where it stopped"),
+        _errno.EDQUOT: ("disk-full", "raise the quota or free some space and run the command again"),
+        _errno.EROFS: ("disk-read-only", "remount it writable"),
+        _errno.EIO: ("disk-failed", "look at the system log (dmesg) and check the disk"),
+        _errno.EACCES: ("permission-denied", "check who owns it and its mode"),
+        _errno.EPERM: ("permission-denied", "check who owns it and its mode"),
+        _errno.EMFILE: ("unavailable", "raise the limit of open files (ulimit -n)"),
+        _errno.ENFILE: ("unavailable", "the machine has no open files left: end other programs"),
+        _errno.ENOMEM: ("unavailable", "the machine has no memory left: end other programs"),
+    }
+)
+
+
+def disk_error(action: str, path: str | bytes | os.PathLike[str], errno: int) -> PacketFSError:
+    """The error for a system call that failed; `action` is an imperative: "open", "write"."""
+    shown = os.fsdecode(path)
+    message = f"cannot {action} {shown!r}: {os.strerror(errno)}"
+    if errno in (_errno.ENOENT, _errno.ENOTDIR):
+        return NotFoundError(message, code="file-not-found", path=shown, errno=errno)
+    code, hint = _HINTS.get(errno, ("unavailable", ""))
+    return UnavailableError(message, code=code, hint=hint, path=shown, errno=errno)
