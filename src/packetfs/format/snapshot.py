@@ -1,0 +1,171 @@
+"""A snapshot: an immutable root entry, whence it came and when. Its id is a keyed digest of its bytes.
+
+Bytes: `PFSN`, version u8, then one msgpack map (docs/formats/snapshot.md). Fields are only ever added; the bytes
+are kept as they came, so that a field one does not know is still covered by the id.
+"""
+
+from typing import Final
+
+import msgspec
+
+from packetfs.errors import DamagedError, RefusedError, UsageError
+
+__all__ = ["SNAPSHOT_BYTES_MAX", "Snapshot", "Statistics", "decode_snapshot", "encode_snapshot"]
+
+_MAGIC: Final = b"PFSN"
+_VERSION: Final = 1
+SNAPSHOT_BYTES_MAX: Final = 60 << 10  # with its journal entry it stays below 64 KiB, half a chunk
+_PATHS_BYTES_MAX: Final = 16 << 10  # of `paths`; they tell people whence, nothing is found by them
+_TEXT_BYTES_MAX: Final = 16 << 10  # of a message
+_NAME_CHARACTERS_MAX: Final = 255  # of a host or user name
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What the push that made a snapshot found."""
+
+    files: int = 0
+    directories: int = 0
+    symlinks: int = 0
+    logical_bytes: int = 0
+    """Sum of the sizes of all files, a hard-linked one once."""
+    new_bytes: int = 0
+    """Content that was read and stored."""
+    known_bytes: int = 0
+    """Content that was read and found in the volume."""
+    unchanged_bytes: int = 0
+    """Content that was not read, because the stat cache vouched for it."""
+    unchanged_files: int = 0
+    page_bytes: int = 0
+    """New tree pages."""
+    problems: int = 0
+    """Files that could not be stored."""
+
+
+class _Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """The map as it is written: without the id, which is computed from it."""
+
+    root: bytes
+    root_digest: bytes
+    parent: bytes = b""
+    time_ns: int
+    host: str = ""
+    user: str = ""
+    paths: list[bytes] = []
+    statistics: Statistics = Statistics()
+    message: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable state of a tree."""
+
+    id: bytes
+    root: bytes
+    """The root entry, encoded (`kernel.decode_root`)."""
+    root_digest: bytes
+    parent: bytes = b""
+    """Id of the snapshot that the ref named before, or empty."""
+    time_ns: int
+    """Journal time of the commit: later than that of any earlier entry, also when the clock was set back."""
+    host: str = ""
+    user: str = ""
+    paths: tuple[bytes, ...] = ()
+    statistics: Statistics = Statistics()
+    message: str = ""
+
+    @property
+    def name(self) -> str:
+        """The id in full, as it is typed after `@`."""
+        return self.id.hex()
+
+    @property
+    def short(self) -> str:
+        """The first twelve digits of the id: enough to tell snapshots of a volume apart."""
+        return self.id[:6].hex()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Stored)
+
+
+def encode_snapshot(
+    *,
+    root: bytes,
+    root_digest: bytes,
+    parent: bytes,
+    time_ns: int,
+    host: str,
+    user: str,
+    paths: tuple[bytes, ...],
+    statistics: Statistics,
+    message: str,
+) -> bytes:
+    """The bytes of a snapshot. Too many source paths are cut to what fits; too long a message is a UsageError."""
+    if len(message.encode("utf-8", "surrogateescape")) > _TEXT_BYTES_MAX:
+        raise UsageError(f"the message is longer than {_TEXT_BYTES_MAX} bytes", hint="say it shorter")
+    stored = _Stored(
+        root=root,
+        root_digest=root_digest,
+        parent=parent,
+        time_ns=time_ns,
+        host=_clean(host)[:_NAME_CHARACTERS_MAX],
+        user=_clean(user)[:_NAME_CHARACTERS_MAX],
+        paths=_fitting(paths),
+        statistics=statistics,
+        message=_clean(message),
+    )
+    data = _MAGIC + bytes([_VERSION]) + _encoder.encode(stored)
+    if len(data) > SNAPSHOT_BYTES_MAX:
+        raise UsageError(
+            f"the snapshot's own record would be {len(data)} bytes, more than {SNAPSHOT_BYTES_MAX}",
+            hint="say the message shorter; extended attributes of the top directory count as well",
+        )
+    return data
+
+
+def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is what a snapshot's id is called
+    """The snapshot whose bytes are `data`; the caller has checked that `id` is their digest."""
+    if data[:4] != _MAGIC or len(data) < 5 or len(data) > SNAPSHOT_BYTES_MAX:
+        raise DamagedError("these bytes are no snapshot", code="snapshot-damaged", snapshot=id.hex())
+    if data[4] > _VERSION:
+        raise RefusedError(
+            f"snapshot {id[:6].hex()} has format {data[4]}, this version of PacketFS knows {_VERSION}",
+            code="format-unknown",
+            hint="upgrade packetfs",
+            snapshot=id.hex(),
+        )
+    try:
+        stored = _decoder.decode(memoryview(data)[5:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamagedError(
+            f"the bytes of snapshot {id[:6].hex()} cannot be read: {error}",
+            code="snapshot-damaged",
+            snapshot=id.hex(),
+        ) from None
+    return Snapshot(
+        id=id,
+        root=stored.root,
+        root_digest=stored.root_digest,
+        parent=stored.parent,
+        time_ns=stored.time_ns,
+        host=stored.host,
+        user=stored.user,
+        paths=tuple(stored.paths),
+        statistics=stored.statistics,
+        message=stored.message,
+    )
+
+
+def _clean(text: str) -> str:
+    """Text that is valid UTF-8: what came as surrogates (a command line in another encoding) becomes U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _fitting(paths: tuple[bytes, ...]) -> list[bytes]:
+    kept: list[bytes] = []
+    room = _PATHS_BYTES_MAX
+    for path in paths:
+        room -= len(path) + 5
+        if room < 0:
+            break
+        kept.append(path)
+    return kept
