@@ -1,0 +1,154 @@
+"""Making a volume, so that there is either a whole one or none: built beside its place, then renamed into it."""
+
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import suppress
+from typing import Final
+
+from packetfs import kernel
+from packetfs.env import Env
+from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError, disk_error
+from packetfs.format.descriptor import Descriptor, encode_descriptor
+from packetfs.volume.journal import create_journal
+from packetfs.volume.keys import Keys
+
+__all__ = ["create", "is_volume"]
+
+_FIRST_EPOCH: Final = 0
+_SECRET_BYTES: Final = 32
+
+
+def is_volume(path: str) -> bool:
+    """Whether there is a volume at `path`. Not whether it is sound."""
+    return os.path.exists(os.path.join(path, "volume.toml"))
+
+
+def create(path: str, env: Env) -> None:
+    """Make an empty volume at `path`, which is missing or an empty directory. Durable when this returns.
+
+    Killed before the end it leaves nothing at `path`; what it leaves beside it is removed by the next `create` there.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    if not os.path.isdir(parent):
+        raise NotFoundError(
+            f"cannot make a volume at {path!r}: there is no directory {parent!r}",
+            code="file-not-found",
+            hint="create it first, or check whether its disk is mounted",
+            path=parent,
+        )
+    _check_free(path)
+    prefix = f".{name[:128]}.new-"
+    try:
+        _remove_abandoned(parent, prefix)
+        staging, handle = _make_staging(os.path.join(parent, prefix), env)
+    except OSError as error:
+        raise disk_error("create", path, error.errno or 0) from None
+    try:
+        _fill(staging, env)
+        os.fsync(handle)
+        _rename(staging, path)
+        _sync_directory(parent)
+    except OSError as error:
+        raise disk_error("create", path, error.errno or 0) from None
+    finally:
+        os.close(handle)
+        with suppress(OSError):
+            shutil.rmtree(staging)
+
+
+def _check_free(path: str) -> None:
+    if is_volume(path):
+        raise _exists(path)
+    try:
+        used = os.listdir(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise disk_error("create a volume at", path, error.errno or 0) from None
+    if used:
+        raise _not_empty(path)
+
+
+def _make_staging(prefix: str, env: Env) -> tuple[str, int]:
+    """An empty directory, and a handle whose lock tells others that it is not abandoned."""
+    while True:
+        staging = prefix + env.random_bytes(6).hex()
+        os.mkdir(staging, 0o700)
+        with suppress(FileNotFoundError):
+            handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.isdir(staging):
+                return staging, handle
+            os.close(handle)  # another `create` was quicker to lock it, and took it for abandoned
+
+
+def _fill(staging: str, env: Env) -> None:
+    """Everything that a volume has from the beginning."""
+    secret, volume_id = env.random_bytes(_SECRET_BYTES), env.random_bytes(16)
+    for name in ("segments", "index", "cache"):
+        os.mkdir(os.path.join(staging, name), 0o700)
+    check = Keys(secret, volume_id).row_check(_FIRST_EPOCH, 0)
+    create_journal(os.path.join(staging, "journal.db"), epoch=_FIRST_EPOCH, row_check=check)
+    _write(os.path.join(staging, "secret"), secret, 0o600)
+    described = Descriptor(volume_id=volume_id, secret_id=Keys.secret_id(secret), created_ns=env.now_ns())
+    _write(os.path.join(staging, "volume.toml"), encode_descriptor(described), 0o644)
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        kernel.fault_point()
+        os.fsync(file.fileno())
+
+
+def _rename(staging: str, path: str) -> None:
+    """Put the volume in its place. The kernel refuses if something is there by now, so that two never mix."""
+    try:
+        kernel.fault_point()
+        os.rename(staging, path)
+    except OSError as error:
+        if is_volume(path):
+            raise _exists(path) from None
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            raise _not_empty(path) from None
+        raise
+
+
+def _remove_abandoned(parent: str, prefix: str) -> None:
+    """Remove what a killed `create` left; a living one holds a lock on its directory."""
+    for entry in os.scandir(parent):
+        if not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
+            continue
+        with suppress(OSError):
+            handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path)
+            finally:
+                os.close(handle)
+
+
+def _sync_directory(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        kernel.fault_point()
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exists(path: str) -> PacketFSError:
+    return ConflictError(f"there is a volume at {path!r} already", code="volume-exists", path=path)
+
+
+def _not_empty(path: str) -> PacketFSError:
+    return RefusedError(
+        f"{path!r} is not empty and no volume",
+        code="directory-not-empty",
+        hint="name a new directory, for example one inside it",
+        path=path,
+    )

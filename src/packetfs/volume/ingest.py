@@ -1,0 +1,393 @@
+"""A push: what the file system has becomes a snapshot, and a ref moves to it.
+
+The order is the whole point (docs/formats/journal.md): bytes, chunk table, and only then, in one transaction, the
+journal entry, the ref and the heads of the segments. Killed before that transaction is durable, nothing has happened,
+except that what was checkpointed on the way is found again by the next push. Killed after it, the push is done.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from packetfs import kernel
+from packetfs.env import Env
+from packetfs.errors import ConflictError, RefusedError, UsageError, disk_error
+from packetfs.events import Problem, ProblemKind, Progress
+from packetfs.format.address import Page
+from packetfs.format.entry import Commit
+from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
+from packetfs.volume import refs, space
+from packetfs.volume.refs import Move
+
+if TYPE_CHECKING:
+    from packetfs.volume.volume import Volume
+
+__all__ = ["PushReport", "Source", "push", "push_stream", "sources_of"]
+
+# A file system's clock ticks with the kernel's timer (at most 10 ms) and lags behind ours by up to one tick.
+_TICK_NS: Final = 20_000_000
+_FOREIGN_CLOCK_NS: Final = 2_000_000_000  # FAT counts in steps of 2 s, and a server's clock may differ
+_PUBLISH_ENTRIES: Final = 1 << 16  # 1.5 MB of chunk tables: what the next process would have to read again
+_SYNC_BYTES: Final = 4 << 20  # a few ms of writing: less is synced together with the entry, two syncs instead of four
+_STREAM_MODE: Final = 0o644
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A path to push. With a name it becomes an entry of the root; without, its contents are the root."""
+
+    path: bytes
+    name: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushReport:
+    """What a push found and did."""
+
+    ref: str
+    snapshot: Snapshot | None
+    """What the ref names now; None after a dry run on a new ref."""
+    changed: bool
+    """Whether a snapshot was made (in a dry run: would be)."""
+    dry_run: bool
+    statistics: Statistics
+    problems: tuple[Problem, ...]
+    """Files that could not be stored; everything else was. The first 65,536: `statistics.problems` counts them all."""
+    seconds: float
+
+
+Watch = Callable[[Progress], None]
+_Ingest = Callable[[Callable[[kernel.Lease | None], kernel.Lease], Page | None, bytes | None], kernel.Ingested]
+
+
+def sources_of(paths: Sequence[str | bytes | os.PathLike[str]]) -> list[Source]:
+    """Sources of what is named on a command line: one directory gives its contents, anything else entries by base name.
+
+    A slash at the end changes nothing. UsageError for a duplicate name, NotFoundError for a path that does not exist.
+    """
+    if not paths:
+        raise UsageError("there is nothing to push", hint="name a directory or files")
+    absolute = [os.path.abspath(os.fsencode(path)) for path in paths]
+    modes = [_mode(path) for path in absolute]
+    if len(absolute) == 1 and stat.S_ISDIR(modes[0]):
+        return [Source(absolute[0])]
+    named: dict[bytes, bytes] = {}
+    for path in absolute:
+        name = os.path.basename(path)
+        if not name:
+            raise UsageError("'/' has no name of its own", hint="push it alone, or name the directories in it")
+        if name in named:
+            raise UsageError(
+                f"{os.fsdecode(named[name])!r} and {os.fsdecode(path)!r} would have the same name in the snapshot",
+                code="duplicate-name",
+                hint="push them to different refs, or push the directory above them",
+                name=os.fsdecode(name),
+            )
+        named[name] = path
+    return [Source(path, name) for name, path in named.items()]
+
+
+def push(
+    volume: "Volume",
+    sources: Sequence[Source],
+    ref: str,
+    *,
+    dry_run: bool,
+    always: bool,
+    message: str,
+    progress: Watch | None,
+) -> PushReport:
+    """Store `sources` as the next snapshot of `ref`. See `Volume.push`."""
+    absolute = [Source(os.path.abspath(source.path), source.name) for source in sources]
+    _check_sources(absolute, volume.path)
+    cache = _StatCache(volume.path, volume.keys.cache_name(_parts(absolute)), volume.env)
+
+    def ingest(
+        grant: Callable[[kernel.Lease | None], kernel.Lease], previous: Page | None, next_: bytes | None
+    ) -> kernel.Ingested:
+        return kernel.ingest(
+            volume.space,
+            [(source.path, source.name) for source in absolute],
+            prior=cache.prior(),
+            next=next_,
+            previous=previous,
+            clean_before_ns=clean_before_ns(volume.path, absolute, volume.env),
+            dry_run=dry_run,
+            grant=grant,
+            progress=_watcher(progress),
+        )
+
+    story = _Push(volume, ref, always=always, message=message, paths=tuple(source.path for source in absolute))
+    return story.run(ingest, cache, dry_run=dry_run, progress=progress)
+
+
+def push_stream(
+    volume: "Volume",
+    fd: int,
+    name: bytes,
+    ref: str,
+    *,
+    dry_run: bool,
+    always: bool,
+    message: str,
+    progress: Watch | None,
+) -> PushReport:
+    """Store what can be read from `fd` as the only entry of the next snapshot of `ref`. See `Volume.push_stream`."""
+    if not name or b"/" in name or b"\0" in name or name in (b".", b"..") or len(name) > 255:
+        raise UsageError(f"{os.fsdecode(name)!r} cannot be the name of a file", hint="choose another --name")
+
+    def ingest(
+        grant: Callable[[kernel.Lease | None], kernel.Lease], previous: Page | None, next_: bytes | None
+    ) -> kernel.Ingested:
+        del previous, next_
+        return kernel.ingest_stream(
+            volume.space,
+            fd,
+            name=name,
+            mode=_STREAM_MODE,
+            mtime_ns=volume.env.now_ns(),
+            dry_run=dry_run,
+            grant=grant,
+            progress=_watcher(progress),
+        )
+
+    story = _Push(volume, ref, always=always, message=message, paths=(b"-",))
+    return story.run(ingest, None, dry_run=dry_run, progress=progress)
+
+
+class _Push:
+    """One push, from the state the ref was in when it began."""
+
+    def __init__(self, volume: "Volume", ref: str, *, always: bool, message: str, paths: tuple[bytes, ...]) -> None:
+        self.volume = volume
+        self.ref = ref
+        self.always = always
+        self.message = message
+        self.paths = paths
+        self.begun_s = volume.env.monotonic_s()
+
+    def run(self, ingest: _Ingest, cache: "_StatCache | None", *, dry_run: bool, progress: Watch | None) -> PushReport:
+        """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
+        volume = self.volume
+        expected, before = self._where_the_ref_is()
+        next_cache = None if dry_run or cache is None else cache.begin()
+        try:
+            with volume.filling() as filling:
+                ingested = ingest(_refuse if dry_run else filling.grant, _directory(before), next_cache)
+                changed = self.always or before is None or before.root_digest != ingested.root_digest
+                after = before
+                if not dry_run and changed:
+                    _tell(progress, Progress(phase="committing", files=ingested.files, bytes=ingested.logical_bytes))
+                    after = self._commit(filling, ingested, expected)
+                elif not dry_run:
+                    filling.keep(ingested.lease)
+                    self._remember_visit()
+            if cache is not None:
+                cache.publish()
+        except ConflictError:
+            if cache is not None:
+                cache.publish()  # what it points to was kept
+            raise
+        finally:
+            if cache is not None:
+                cache.discard()
+        if not dry_run and volume.space.open_entries >= _PUBLISH_ENTRIES:
+            volume.space.publish_index()
+        return PushReport(
+            ref=self.ref,
+            snapshot=after,
+            changed=changed,
+            dry_run=dry_run,
+            statistics=_statistics(ingested),
+            problems=_problems(ingested),
+            seconds=volume.env.monotonic_s() - self.begun_s,
+        )
+
+    def _where_the_ref_is(self) -> tuple[Move | None, Snapshot | None]:
+        with self.volume.journal.reading() as db:
+            expected = refs.current(db, self.ref)
+            before = refs.snapshot_at(db, self.volume.keys, expected.seq, expected.snapshot) if expected else None
+        self.volume.admit_new()
+        return expected, before
+
+    def _commit(self, filling: space.Filling, ingested: kernel.Ingested, expected: Move | None) -> Snapshot:
+        """Make everything durable, then move the ref. On a conflict the data stays, for the push that is run again."""
+        volume = self.volume
+        lease = filling.lease_for_entry(ingested.lease)
+        filling.settle()  # what the pages point to in earlier leases is durable before the entry that needs it
+        if ingested.new_bytes + ingested.page_bytes > _SYNC_BYTES:
+            filling.sync(lease)  # before the exclusive part, which then syncs no more than one chunk
+        try:
+            with volume.journal.writing() as db:
+                refs.check_unmoved(db, self.ref, expected)
+                previous, previous_ns = refs.last_entry(db, volume.keys)
+                time_ns = max(volume.env.now_ns(), previous_ns + 1)
+                snapshot, commit = self._describe(ingested, expected, time_ns)
+                epoch = space.epoch(db, volume.keys)
+                data, position = refs.append(volume.keys, commit, previous=previous, epoch=epoch, time_ns=time_ns)
+                address = lease.append_journal(volume.keys.sealed(data))
+                durable = filling.sync(lease)
+                refs.moved(db, data=data, position=position, address=address, ref=self.ref, snapshot=snapshot)
+                space.record(db, volume.keys, durable, full=False)
+        except ConflictError:
+            filling.keep(lease)
+            raise
+        volume.admit([durable])
+        return snapshot
+
+    def _describe(self, ingested: kernel.Ingested, expected: Move | None, time_ns: int) -> tuple[Snapshot, Commit]:
+        parent = expected.snapshot if expected else b""
+        data = encode_snapshot(
+            root=ingested.root,
+            root_digest=ingested.root_digest,
+            parent=parent,
+            time_ns=time_ns,
+            host=self.volume.env.host(),
+            user=self.volume.env.user(),
+            paths=self.paths,
+            statistics=_statistics(ingested),
+            message=self.message,
+        )
+        id_ = self.volume.keys.snapshot_id(data)
+        return decode_snapshot(data, id_), Commit(ref=self.ref, expected=parent, snapshot_id=id_, snapshot=data)
+
+    def _remember_visit(self) -> None:
+        with self.volume.journal.writing() as db:
+            refs.visited(db, self.ref, self.volume.env.now_ns())
+
+
+class _StatCache:
+    """The stat cache of one set of sources: a derived file, replaced after a commit, never needed."""
+
+    def __init__(self, directory: str, name: str, env: Env) -> None:
+        self._path = os.path.join(directory, "cache", f"{name}.stat")
+        self._next = f"{self._path}.{env.random_bytes(4).hex()}.new"
+
+    def prior(self) -> bytes | None:
+        """The file to trust, if there is one."""
+        return os.fsencode(self._path) if os.path.exists(self._path) else None
+
+    def begin(self) -> bytes:
+        """Where the kernel writes the next one."""
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        return os.fsencode(self._next)
+
+    def publish(self) -> None:
+        """Trust the next one from now on. What it points to is committed, or this would not be reached."""
+        with suppress(FileNotFoundError):  # it is not written when nothing has changed
+            kernel.fault_point()
+            os.replace(self._next, self._path)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        with suppress(OSError):
+            os.unlink(self._next)
+
+
+def clean_before_ns(directory: str, sources: Sequence[Source], env: Env) -> int:
+    """Files touched before this time cannot change any more without their mtime or ctime showing it.
+
+    The file system's own time is asked by touching a file in the volume, where that is the same file system.
+    """
+    cache = os.path.join(directory, "cache")
+    probe = os.path.join(cache, f"clock.{env.random_bytes(4).hex()}")
+    try:
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        device = os.stat(cache).st_dev
+        if any(os.stat(source.path).st_dev != device for source in sources):
+            return env.now_ns() - _FOREIGN_CLOCK_NS
+        with open(probe, "xb"):
+            touched_ns = os.stat(probe).st_mtime_ns
+        os.unlink(probe)
+    except OSError:
+        return env.now_ns() - _FOREIGN_CLOCK_NS
+    return touched_ns - _TICK_NS
+
+
+def _check_sources(sources: Sequence[Source], volume: str) -> None:
+    """Refuse what could only end badly: nothing, something that is not there, or the volume inside of itself."""
+    if not sources:
+        raise UsageError("there is nothing to push", hint="name a directory or files")
+    bare = [source for source in sources if source.name is None]
+    if bare and (len(sources) > 1 or not stat.S_ISDIR(_mode(bare[0].path))):
+        raise UsageError("only a single directory can be pushed without a name", hint="give each source a name")
+    names = [source.name for source in sources if source.name is not None]
+    if len(set(names)) != len(names):
+        raise UsageError("two sources have the same name", code="duplicate-name", hint="give each its own")
+    inside = os.path.join(os.path.realpath(os.fsencode(volume)), b"")
+    for source in sources:
+        _mode(source.path)
+        if inside.startswith(os.path.join(os.path.realpath(source.path), b"")):
+            raise RefusedError(
+                f"the volume {volume!r} lies inside {os.fsdecode(source.path)!r}: a push would store it in itself",
+                code="source-holds-volume",
+                hint="push the directories beside it, or move the volume elsewhere",
+                path=os.fsdecode(source.path),
+            )
+
+
+def _mode(path: bytes) -> int:
+    """The mode of what is at `path`; a link on the command line itself is followed when it leads to a directory."""
+    try:
+        return os.stat(path).st_mode
+    except OSError as error:
+        try:
+            return os.lstat(path).st_mode
+        except OSError:
+            raise disk_error("push", path, error.errno or 0) from None
+
+
+def _parts(sources: Sequence[Source]) -> list[bytes]:
+    """What tells one set of sources from another."""
+    parts: list[bytes] = []
+    for source in sources:
+        parts += [source.path, b"contents" if source.name is None else b"entry", source.name or b""]
+    return parts
+
+
+def _directory(snapshot: Snapshot | None) -> Page | None:
+    """The page of a snapshot's root, so that pages equal in meaning keep their bytes."""
+    return kernel.decode_root(snapshot.root).page if snapshot is not None else None
+
+
+def _refuse(full: kernel.Lease | None) -> kernel.Lease:
+    del full
+    raise AssertionError("a dry run asked for a lease")
+
+
+def _watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]:
+    def watch(files: int, directories: int, done: int, new: int, unchanged: int) -> None:
+        del directories, unchanged  # `done` has what was not read as well
+        if progress is not None:
+            progress(Progress(phase="storing", files=files, bytes=done, new_bytes=new))
+
+    return watch
+
+
+def _tell(progress: Watch | None, event: Progress) -> None:
+    if progress is not None:
+        progress(event)
+
+
+def _statistics(ingested: kernel.Ingested) -> Statistics:
+    return Statistics(
+        files=ingested.files,
+        directories=ingested.directories,
+        symlinks=ingested.symlinks,
+        logical_bytes=ingested.logical_bytes,
+        new_bytes=ingested.new_bytes,
+        known_bytes=ingested.known_bytes,
+        unchanged_bytes=ingested.unchanged_bytes,
+        unchanged_files=ingested.unchanged_files,
+        page_bytes=ingested.page_bytes,
+        problems=ingested.problem_count,
+    )
+
+
+def _problems(ingested: kernel.Ingested) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(path=path, kind=cast(ProblemKind, kind), errno=errno) for path, kind, errno in ingested.problems
+    )

@@ -1,0 +1,331 @@
+"""journal.db: the one place that decides what is committed. SQLite in WAL mode, every commit synced.
+
+A transaction is either `reading` (a consistent state, as of one commit) or `writing` (exclusive among all processes;
+milliseconds). Every error of SQLite becomes an error of ours here and nowhere else. After a write whose outcome is not
+known, above all a failed fsync, nothing more is written through this connection: the kernel may have dropped the dirty
+pages, and a second fsync would report success for data that is gone.
+
+The hash chain, the refs and what the rows mean are in `refs.py` and `space.py`; docs/formats/journal.md has them all.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import apsw
+
+from packetfs import kernel
+from packetfs.env import Env
+from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError
+
+__all__ = ["FULL", "OPEN", "Journal", "create_journal", "select"]
+
+_APPLICATION_ID: Final = int.from_bytes(b"PFSJ", "big")
+_VERSION: Final = 1
+
+# States of a segment.
+OPEN: Final = 0  # in the pool: it may be leased and filled further
+FULL: Final = 1  # no room, or burnt: its head never moves again
+
+_SCHEMA: Final = f"""
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+
+-- The chain. `entry` is the bytes that `hash` is taken of; `address` is where the same bytes rest in a segment.
+CREATE TABLE journal (
+    seq      INTEGER PRIMARY KEY,
+    hash     BLOB NOT NULL,
+    entry    BLOB NOT NULL,
+    address  INTEGER NOT NULL
+) STRICT;
+
+-- What follows from the chain: rows of `moves` are the commits of `journal`, `refs` the last move of each ref.
+CREATE TABLE moves (
+    ref            TEXT NOT NULL,
+    seq            INTEGER NOT NULL,
+    time_ns        INTEGER NOT NULL,
+    snapshot       BLOB NOT NULL,
+    logical_bytes  INTEGER NOT NULL,
+    page_bytes     INTEGER NOT NULL,
+    PRIMARY KEY (ref, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX moves_by_snapshot ON moves (snapshot);
+CREATE TABLE refs (
+    name      TEXT PRIMARY KEY,
+    seq       INTEGER NOT NULL,
+    snapshot  BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What is durable of each segment. `stamp` grows with each change of any row: readers ask for what is newer.
+CREATE TABLE segments (
+    segment      INTEGER PRIMARY KEY,
+    head         INTEGER NOT NULL,
+    table_bytes  INTEGER NOT NULL,
+    state        INTEGER NOT NULL,
+    stamp        INTEGER NOT NULL,
+    row_check    BLOB NOT NULL
+) STRICT;
+CREATE INDEX segments_by_stamp ON segments (stamp);
+CREATE INDEX segments_open ON segments (head) WHERE state = {OPEN};
+
+-- The last counter granted in each epoch; durable before the segment is handed out.
+CREATE TABLE epochs (
+    epoch      INTEGER PRIMARY KEY,
+    counter    INTEGER NOT NULL,
+    row_check  BLOB NOT NULL
+) STRICT;
+
+-- Which offsets of a segment this copy of the volume holds. On an origin that is [0, head) of each segment.
+CREATE TABLE present (
+    segment  INTEGER NOT NULL,
+    start    INTEGER NOT NULL,
+    end      INTEGER NOT NULL,
+    PRIMARY KEY (segment, start)
+) STRICT, WITHOUT ROWID;
+
+-- When each ref was last pushed to on this machine, also when nothing had changed. Not part of the volume's state.
+CREATE TABLE visits (
+    ref      TEXT PRIMARY KEY,
+    time_ns  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+_WAIT_MIN_S: Final = 0.001
+_WAIT_MAX_S: Final = 0.025  # a commit lasts milliseconds: looking more rarely would let others overtake us for ever
+
+_DAMAGED_HINT: Final = "`packetfs rebuild` recovers it from the segments"
+
+
+def create_journal(path: str, *, epoch: int, row_check: bytes) -> None:
+    """Make an empty journal at `path`, durable when this returns. Nothing may be there."""
+    with _speaking(path):
+        db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            # WAL is a property of the file: set once here, only checked when it is opened.
+            if db.execute("PRAGMA journal_mode = WAL").get != "wal":
+                raise UnavailableError(
+                    f"the file system of {path!r} cannot hold a shared journal",
+                    hint="put the volume on a local disk",
+                )
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(_SCHEMA)
+            db.execute("INSERT INTO epochs VALUES (?, 0, ?)", (epoch, row_check))
+            db.execute("COMMIT")
+            os.chmod(path, 0o600)  # the WAL beside it gets the same mode
+        finally:
+            db.close()
+
+
+def select(
+    db: apsw.Connection, kinds: tuple[type, ...], statement: str, values: Sequence[int | str | bytes] = ()
+) -> list[tuple[Any, ...]]:
+    """The rows of a query, each value of the kind that the schema says: a flipped bit can turn one into another."""
+    rows = db.execute(statement, tuple(values)).fetchall()
+    for row in rows:
+        if tuple(map(type, row)) != kinds:
+            raise _damaged(db.filename, "a value is not of the kind that its column has")
+    return rows
+
+
+class Journal:
+    """An open journal.db. Threads take turns; other processes are waited for, at most `lock_wait_s`."""
+
+    def __init__(self, path: str, *, lock_wait_s: float, env: Env) -> None:
+        self.path = path
+        self._lock_wait_s = lock_wait_s
+        self._env = env
+        self._turn = threading.RLock()
+        self._failure: PacketFSError | None = None
+        self._waiting_since_s = 0.0
+        self._db = self._open()
+
+    def close(self) -> None:
+        """Close it; idempotent. The last process to close folds the WAL into journal.db."""
+        with self._turn, suppress(apsw.Error):
+            self._db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[apsw.Connection]:
+        """One consistent state of the volume, for the length of the block; writers go on meanwhile."""
+        with self._turn, _speaking(self.path):
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                self._roll_back()
+
+    @contextmanager
+    def writing(self) -> Iterator[apsw.Connection]:
+        """The only writer of all processes, for the length of the block, which commits when it ends.
+
+        If the block raises, nothing has changed. If the commit itself fails, whether it took place is not known
+        before the volume is opened again, and this journal refuses to write.
+        """
+        with self._turn:
+            self._check_usable()
+            with _speaking(self.path, self._lock_wait_s):
+                self._db.execute("BEGIN IMMEDIATE")
+            try:
+                with _speaking(self.path):
+                    yield self._db
+                self._commit()
+            finally:
+                self._roll_back()
+
+    def poison(self, error: BaseException) -> None:
+        """Refuse all further writes: what is on disk after a failed sync is not known."""
+        if self._failure is None:
+            self._failure = UnavailableError(
+                f"an earlier write to this volume failed ({error}); it has to be opened again",
+                code="volume-failed",
+                hint="run the command again: it continues from what was committed",
+                path=self.path,
+            )
+
+    def quick_check(self) -> None:
+        """Have SQLite look at every page of the file; DamagedError if one is not as it should be."""
+        with self.reading() as db:
+            answer = db.execute("PRAGMA quick_check(1)").get
+        if answer != "ok":
+            raise _damaged(self.path, str(answer).replace("\n", " "))
+
+    def _open(self) -> apsw.Connection:
+        if not os.path.exists(self.path):
+            raise DamagedError(f"{self.path!r} is missing", code="journal-missing", hint=_DAMAGED_HINT, path=self.path)
+        with _speaking(self.path, self._lock_wait_s):
+            if _is_frozen(self.path):
+                from urllib.parse import quote
+
+                # SQLite's shared memory cannot be made there, and is not needed where nothing changes.
+                return self._prepared(f"file:{quote(self.path)}?immutable=1", apsw.SQLITE_OPEN_READONLY)
+            return self._prepared(self.path, apsw.SQLITE_OPEN_READWRITE)
+
+    def _prepared(self, name: str, flags: int) -> apsw.Connection:
+        db = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: apsw.Connection) -> None:
+        db.set_busy_handler(self._wait)
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA cell_size_check = ON")  # a flipped bit in a page is found when the page is read
+        if db.execute("PRAGMA application_id").get != _APPLICATION_ID:
+            raise _damaged(self.path, "it is not a journal of PacketFS, or empty")
+        version = db.execute("PRAGMA user_version").get
+        if version != _VERSION:
+            raise RefusedError(
+                f"{self.path!r} has version {version}; this version of PacketFS knows {_VERSION}",
+                code="format-unknown",
+                hint="upgrade packetfs",
+                path=self.path,
+            )
+        if not db.readonly("main") and db.execute("PRAGMA journal_mode").get != "wal":
+            raise _damaged(self.path, "it is not in WAL mode")
+
+    def _wait(self, attempts: int) -> bool:
+        """SQLite's question whether to try again to get a lock that another process has."""
+        now_s = self._env.monotonic_s()
+        if attempts == 0:
+            self._waiting_since_s = now_s
+        left_s = self._waiting_since_s + self._lock_wait_s - now_s
+        if left_s <= 0:
+            return False
+        self._env.sleep(min(left_s, _WAIT_MAX_S, _WAIT_MIN_S * (attempts + 1)))
+        return True
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _commit(self) -> None:
+        try:
+            self._check_usable()  # another thread's sync may have failed while this block ran
+            with _speaking(self.path):
+                kernel.fault_point()
+                self._db.execute("COMMIT")
+        except PacketFSError as error:
+            self.poison(error)
+            raise
+
+    def _roll_back(self) -> None:
+        # SQLite rolls back by itself after some errors; a second attempt would only hide the first.
+        with suppress(apsw.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def _is_frozen(path: str) -> bool:
+    """Whether `path` is on a file system that is mounted read-only, with all of the journal in journal.db."""
+    if not os.statvfs(path).f_flag & os.ST_RDONLY:
+        return False
+    try:
+        waiting = os.stat(f"{path}-wal").st_size
+    except FileNotFoundError:
+        return True
+    if waiting:
+        raise UnavailableError(
+            f"{path!r} was not closed, and its file system is mounted read-only",
+            code="disk-read-only",
+            hint="mount it writable and open the volume once",
+            path=path,
+        )
+    return True
+
+
+@contextmanager
+def _speaking(path: str, lock_wait_s: float | None = None) -> Iterator[None]:
+    """Turn errors of SQLite into ours."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError, apsw.ProtocolError) as error:
+        waited = "" if lock_wait_s is None else f" for {lock_wait_s:g} s"
+        raise BusyError(
+            f"another process holds the journal{waited}",
+            hint="try again, or wait longer with --lock-wait",
+            path=path,
+        ) from error
+    except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError, apsw.SchemaChangeError) as error:
+        raise _damaged(path, str(error)) from error
+    except apsw.FullError as error:
+        raise UnavailableError(
+            f"cannot write {path!r}: no space left on the device",
+            code="disk-full",
+            hint="free some space and run the command again: it continues where it stopped",
+            path=path,
+        ) from error
+    except apsw.ReadOnlyError as error:
+        raise UnavailableError(
+            f"cannot write {path!r}: it is read-only",
+            code="disk-read-only",
+            hint="check the mode of the volume's directory and how its file system is mounted",
+            path=path,
+        ) from error
+    except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise UnavailableError(
+            f"cannot open {path!r}: {error}",
+            code="permission-denied",
+            hint="check who owns the volume's directory, its mode, and that the disk is not full",
+            path=path,
+        ) from error
+    except (apsw.IOError, apsw.NoMemError) as error:
+        raise UnavailableError(
+            f"the disk failed at {path!r}: {error}",
+            code="disk-failed",
+            hint="look at the system log (dmesg) and check the disk",
+            path=path,
+        ) from error
+    except (apsw.SQLError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError) as error:
+        # Our statements fit our schema: a table that is not there, or a row that contradicts a key, is damage.
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: str, why: str) -> DamagedError:
+    return DamagedError(f"{path!r} is damaged: {why}", code="journal-damaged", hint=_DAMAGED_HINT, path=path)

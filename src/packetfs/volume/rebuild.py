@@ -1,0 +1,307 @@
+"""A lost or damaged journal.db, recovered from the segments. Only what can be proved is believed; nothing is removed.
+
+Every journal entry is also a chunk of kind *journal* with a MAC over it. Kind and MAC decide what is an entry, hashes
+put them in order, and the refs follow. Chunks before such an entry in its segment were durable before it; all others
+are read and checked, because a power cut may have left chunk tables of bytes that never reached the disk. The recovered
+volume begins a new epoch: no old segment is ever filled again, so that no address is given out twice.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from packetfs import kernel
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import BusyError, DamagedError, RefusedError, disk_error
+from packetfs.format.address import (
+    EPOCH_MAX,
+    OFFSET_BITS,
+    SEGMENT_BYTES,
+    Extent,
+    epoch_of,
+    offset_of,
+    segment_number,
+    segment_of,
+)
+from packetfs.format.descriptor import Descriptor
+from packetfs.format.entry import MAC_BYTES, Commit, Entry, NewEpoch, Position, decode_entry
+from packetfs.format.snapshot import decode_snapshot
+from packetfs.volume import refs, space
+from packetfs.volume.journal import Journal, create_journal
+from packetfs.volume.keys import Keys
+from packetfs.volume.space import Durable
+from packetfs.volume.tables import HEADER_BYTES, Table, read_table
+from packetfs.volume.volume import Volume, open_descriptor, open_space
+
+__all__ = ["Rebuilt", "rebuild"]
+
+_VERIFY_BYTES: Final = 64 << 20  # between two looks at Ctrl-C
+_WAIT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was recovered."""
+
+    position: Position
+    """Where the journal stands now: after the entry that begins the new epoch."""
+    recovered: Position
+    """The last entry that was found."""
+    epoch: int
+    segments: int
+    kept: str
+    """Where the old journal.db is now; empty if there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A journal entry in a segment, its MAC checked."""
+
+    entry: Entry
+    data: bytes
+    address: int
+
+
+def rebuild(path: str | os.PathLike[str], *, env: Env = SYSTEM) -> Rebuilt:
+    """Make a new journal.db for the volume at `path` from its segments.
+
+    RefusedError if the journal is sound and not an old copy; BusyError while somebody writes. DamagedError, and nothing
+    changed, if an entry in the middle of the chain is lost. Killed at any instant, running it again goes through.
+    """
+    absolute = os.path.abspath(os.fspath(path))
+    descriptor, secret = open_descriptor(absolute)
+    keys = Keys(secret, descriptor.volume_id)
+    known = _position_if_sound(absolute, env)
+    tables = [table for file in _table_files(absolute) if (table := _load(file, descriptor))]
+    opened = open_space(absolute, descriptor, secret)
+    whole = _whole(lambda: open_space(absolute, descriptor, secret), tables)
+    opened.admit(whole)
+    chain = _longest_chain(list(_entries(opened, tables, keys)), keys)
+    recovered = _position(chain[-1], keys) if chain else keys.genesis
+    # One entry more may be that of a push that was killed before it committed.
+    if known is not None and recovered.seq <= known.seq + 1:
+        raise RefusedError(f"the journal of {absolute!r} is sound: there is nothing to rebuild", hint="use the volume")
+    durable = [_proven(opened, table, row, chain) for table, row in zip(tables, whole, strict=True)]
+    epoch = 1 + max([epoch_of(row[0]) for row in durable] + [found.entry.epoch for found in chain], default=0)
+    if epoch > EPOCH_MAX:
+        raise RefusedError(f"all {EPOCH_MAX} epochs of this volume are used up", hint="begin a new volume")
+    staging = os.path.join(absolute, "journal.db.new")
+    _remove(staging)
+    create_journal(staging, epoch=epoch, row_check=keys.row_check(epoch, 0))
+    journal = Journal(staging, lock_wait_s=_WAIT_S, env=env)
+    try:
+        position = _fill(journal, keys, opened, chain, durable, epoch, env)
+    finally:
+        journal.close()
+    kept = _put_in_place(absolute, staging, env)
+    return Rebuilt(position, recovered, epoch, sum(row[1] > 0 for row in durable), kept)
+
+
+def _position_if_sound(path: str, env: Env) -> Position | None:
+    """Where the journal stands that is there, if nothing is wrong with it by itself; it may be an old copy."""
+    try:
+        with Volume.open(path, env=env) as volume:
+            return volume.check_journal()
+    except DamagedError:
+        return None
+
+
+def _table_files(path: str) -> Iterator[str]:
+    directory = os.path.join(path, "segments")
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise disk_error("list", directory, error.errno or 0) from None
+    yield from (os.path.join(directory, name) for name in names if name.endswith(".chunks"))
+
+
+def _load(file: str, descriptor: Descriptor) -> Table | None:
+    """The shape of a chunk table; None for one that is not of this volume or has nothing in it."""
+    try:
+        with open(file, "rb") as opened:
+            # Nobody can begin to write without a journal; who holds this lock began before it was lost.
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            data = opened.read()
+    except BlockingIOError:
+        raise BusyError("another process is writing to the volume", hint="end it first", path=file) from None
+    except OSError as error:
+        raise disk_error("read", file, error.errno or 0) from None
+    return read_table(data, descriptor.volume_id)
+
+
+def _whole(open_scratch: Callable[[], kernel.Space], tables: list[Table]) -> list[Durable]:
+    """How far each chunk table can be read: a batch that a crash tore is left out."""
+    scratch = open_scratch()
+    rows: list[Durable] = []
+    for table in tables:
+        for head, table_bytes in zip(reversed(table.heads), reversed(table.ends), strict=True):
+            row = (table.segment, head, table_bytes)
+            if not head or (head <= SEGMENT_BYTES and _is_whole(scratch, row)):
+                rows.append(row)
+                break
+            scratch = open_scratch()  # what was admitted once stays admitted
+    return rows
+
+
+def _is_whole(scratch: kernel.Space, row: Durable) -> bool:
+    """Whether the table's CRCs hold; the bytes themselves are another question."""
+    scratch.admit([row])
+    checked_bytes, _, _ = scratch.verify(row[0], 0, 1)
+    return checked_bytes > 0  # a table that cannot be read has no chunks to check
+
+
+def _proven(opened: kernel.Space, table: Table, row: Durable, chain: list[_Found]) -> Durable:
+    """`row`, cut before the first batch with bytes that are not what they should be, unless a snapshot needs them."""
+    segment, head, _ = row
+    own = [found for found in chain if segment_of(found.address) == segment]
+    start = max((offset_of(found.address) + len(found.data) + MAC_BYTES for found in own), default=0)
+    damaged: list[Extent] = []
+    while start < head:
+        _, start, found = opened.verify(segment, start, _VERIFY_BYTES)
+        damaged += found
+    if not damaged:
+        return row
+    first = min(offset_of(address) for address, _ in damaged)
+    cut = max(
+        (pair for pair in zip(table.heads, table.ends, strict=True) if pair[0] <= first), default=(0, HEADER_BYTES)
+    )
+    lost = ((segment << OFFSET_BITS) + cut[0], head - cut[0])
+    for one in chain:
+        if isinstance(one.entry.body, Commit):
+            snapshot = decode_snapshot(one.entry.body.snapshot, one.entry.body.snapshot_id)
+            page = kernel.decode_root(snapshot.root).page
+            if page is not None and opened.files_touching(page, [lost]):
+                return row  # it was committed, and rots: `verify` says what of it is lost
+    return segment, *cut
+
+
+def _entries(opened: kernel.Space, tables: list[Table], keys: Keys) -> Iterator[_Found]:
+    """Every journal entry in the segments that is whole and has our MAC."""
+    for table in tables:
+        for offset, length in table.journal:
+            address = (table.segment << OFFSET_BITS) + offset
+            with suppress(DamagedError):  # of an entry that is needed the chain will miss the link
+                data = keys.unsealed(bytes(opened.view(address, length)))
+                if data is not None:
+                    yield _Found(decode_entry(data), data, address)
+
+
+def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
+    """The entries from genesis on.
+
+    Where two follow one entry, one of them was written by a push that was killed before it committed: the one with the
+    longer future counts, then the later one.
+    """
+    followers: dict[bytes, list[_Found]] = {}
+    for one in found:
+        followers.setdefault(one.entry.previous, []).append(one)
+    depth: dict[bytes, int] = {}
+    for one in sorted(found, key=lambda one: one.entry.seq, reverse=True):
+        hash_ = keys.entry_hash(one.data)
+        depth[hash_] = 1 + max((depth[keys.entry_hash(next_.data)] for next_ in followers.get(hash_, [])), default=0)
+    chain: list[_Found] = []
+    at = keys.genesis
+    while candidates := [one for one in followers.get(at.hash, []) if one.entry.seq == at.seq + 1]:
+        best = max(candidates, key=lambda one: (depth[keys.entry_hash(one.data)], one.entry.time_ns))
+        chain.append(best)
+        at = _position(best, keys)
+    newest = max((one.entry.seq for one in found), default=0)
+    if newest > at.seq:
+        raise DamagedError(
+            f"journal entry {at.seq + 1} is not in the segments, but entry {newest} is",
+            code="journal-damaged",
+            hint="look for the segments that are missing, or for an older copy of journal.db",
+            seq=at.seq + 1,
+        )
+    return chain
+
+
+def _position(found: _Found, keys: Keys) -> Position:
+    return Position(found.entry.seq, keys.entry_hash(found.data))
+
+
+def _fill(
+    journal: Journal,
+    keys: Keys,
+    opened: kernel.Space,
+    chain: list[_Found],
+    durable: list[Durable],
+    epoch: int,
+    env: Env,
+) -> Position:
+    """Write the recovered state and the entry that begins the new epoch, as one transaction."""
+    recovered = _position(chain[-1], keys) if chain else keys.genesis
+    previous_ns = chain[-1].entry.time_ns if chain else 0
+    segment = segment_number(epoch, 1)
+    with journal.writing() as db:
+        for found in chain:
+            _replay(db, keys, found)
+        for row in durable:
+            if row[1]:
+                space.record(db, keys, row, full=True)
+        data, position = refs.append(
+            keys,
+            NewEpoch(recovered_seq=recovered.seq, recovered_hash=recovered.hash, reason="rebuilt from the segments"),
+            previous=recovered,
+            epoch=epoch,
+            time_ns=max(env.now_ns(), previous_ns + 1),
+        )
+        lease = opened.lease(segment, 0, 0, True)
+        if lease is None:
+            raise BusyError("another process is rebuilding the volume", hint="wait for it")
+        try:
+            address = lease.append_journal(keys.sealed(data))
+            space.granted(db, keys, epoch, 1)
+            space.record(db, keys, lease.sync(), full=False)
+        finally:
+            lease.close()
+        db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+    return position
+
+
+def _replay(db: apsw.Connection, keys: Keys, found: _Found) -> None:
+    """Do again what an entry did."""
+    position = _position(found, keys)
+    match found.entry.body:
+        case Commit() as commit:
+            if keys.snapshot_id(commit.snapshot) != commit.snapshot_id:
+                raise DamagedError(f"the snapshot of journal entry {position.seq} does not have its id")
+            snapshot = decode_snapshot(commit.snapshot, commit.snapshot_id)
+            refs.moved(db, data=found.data, position=position, address=found.address, ref=commit.ref, snapshot=snapshot)
+        case NewEpoch():
+            db.execute(
+                "INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, found.data, found.address)
+            )
+
+
+def _put_in_place(path: str, staging: str, env: Env) -> str:
+    """Rename the old journal away, then the new one into its place; where the old one is now."""
+    target = os.path.join(path, "journal.db")
+    kept = f"{target}.lost-{env.now_ns() // 1_000_000_000}"
+    found = ""
+    # The WAL first: with it gone and the database still there, the old one is at worst older, never mixed.
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            kernel.fault_point()
+            os.rename(target + suffix, kept + suffix)
+            found = kept
+    kernel.fault_point()
+    os.rename(staging, target)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        kernel.fault_point()
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return found
+
+
+def _remove(staging: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(staging + suffix)

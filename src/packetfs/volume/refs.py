@@ -1,0 +1,278 @@
+"""The chain and what follows from it: refs, snapshots, the position. Statements inside a transaction of `journal.py`.
+
+What is read is checked before it is believed: an entry against its hash, a snapshot against its id. No entry is ever
+changed or removed, and a ref moves only together with the entry that says so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from packetfs.errors import ConflictError, DamagedError, NotFoundError, UsageError
+from packetfs.format.entry import Body, Commit, Entry, Position, decode_entry, encode_entry
+from packetfs.format.snapshot import Snapshot, decode_snapshot
+from packetfs.format.when import AtTime, Back, ById, When
+from packetfs.volume.journal import select
+from packetfs.volume.keys import Keys
+
+__all__ = [
+    "Move",
+    "Ref",
+    "all_moves",
+    "all_refs",
+    "append",
+    "check_unmoved",
+    "current",
+    "history",
+    "last_entry",
+    "moved",
+    "resolve",
+    "snapshot_at",
+    "verify_chain",
+    "visited",
+]
+
+_PAGE: Final = 256  # rows read at a time, so that a long history is never in memory as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A name and the snapshot it names now."""
+
+    name: str
+    snapshot: Snapshot
+    seq: int
+    """The journal entry that moved it there."""
+    visited_ns: int
+    """When it was last pushed to on this machine, also when nothing had changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One commit: which ref moved, by which entry, to which snapshot."""
+
+    ref: str
+    seq: int
+    snapshot: bytes
+
+
+def last_entry(db: apsw.Connection, keys: Keys) -> tuple[Position, int]:
+    """The position, and the journal time of its entry; genesis and 0 while there is none."""
+    rows = select(db, (int, bytes, bytes), "SELECT seq, hash, entry FROM journal ORDER BY seq DESC LIMIT 1")
+    if not rows:
+        return keys.genesis, 0
+    seq, hash_, data = rows[0]
+    return Position(seq, hash_), _checked(keys, seq, hash_, data).time_ns
+
+
+def append(keys: Keys, body: Body, *, previous: Position, epoch: int, time_ns: int) -> tuple[bytes, Position]:
+    """The bytes of the entry after `previous`, and the position it leads to. Nothing is written yet: see `moved`."""
+    entry = Entry(seq=previous.seq + 1, epoch=epoch, time_ns=time_ns, previous=previous.hash, body=body)
+    data = encode_entry(entry)
+    return data, Position(entry.seq, keys.entry_hash(data))
+
+
+def current(db: apsw.Connection, ref: str) -> Move | None:
+    """What `ref` names now; None if there is no such ref."""
+    rows = select(db, (str, int, bytes), "SELECT name, seq, snapshot FROM refs WHERE name = ?", (ref,))
+    return Move(*rows[0]) if rows else None
+
+
+def check_unmoved(db: apsw.Connection, ref: str, expected: Move | None) -> None:
+    """ConflictError if `ref` is not where it was when the push began."""
+    found = current(db, ref)
+    if found == expected:
+        return
+    before = f"snapshot {expected.snapshot[:6].hex()}" if expected else "no snapshot"
+    after = f"snapshot {found.snapshot[:6].hex()}" if found else "no snapshot"
+    raise ConflictError(
+        f"ref {ref!r} moved from {before} to {after} during the push",
+        code="ref-moved",
+        hint="run the push again: what it stored stays, so it is quick",
+        ref=ref,
+        expected=expected.snapshot.hex() if expected else None,
+        found=found.snapshot.hex() if found else None,
+    )
+
+
+def moved(db: apsw.Connection, *, data: bytes, position: Position, address: int, ref: str, snapshot: Snapshot) -> None:
+    """Write an entry and move its ref. Durable, and visible to others, with the transaction."""
+    stats = snapshot.statistics
+    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+    db.execute(
+        "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)",
+        (ref, position.seq, snapshot.time_ns, snapshot.id, stats.logical_bytes, stats.page_bytes),
+    )
+    db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", (ref, position.seq, snapshot.id))
+    visited(db, ref, snapshot.time_ns)
+
+
+def visited(db: apsw.Connection, ref: str, time_ns: int) -> None:
+    """Remember that `ref` was pushed to, whether or not anything had changed."""
+    db.execute("INSERT OR REPLACE INTO visits VALUES (?, ?)", (ref, time_ns))
+
+
+def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -> Snapshot:
+    """The snapshot that journal entry `seq` committed, checked against the entry's hash and its own id."""
+    rows = select(db, (bytes, bytes), "SELECT hash, entry FROM journal WHERE seq = ?", (seq,))
+    if not rows:
+        raise _damaged(f"journal entry {seq} is missing")
+    body = _checked(keys, seq, *rows[0]).body
+    if not isinstance(body, Commit) or body.snapshot_id != expected_id:
+        raise _damaged(f"journal entry {seq} is not the commit of snapshot {expected_id[:6].hex()}")
+    return _snapshot(keys, seq, body)
+
+
+def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
+    """The snapshot of `ref` that `when` means; NotFoundError if there is none."""
+    if current(db, ref) is None:
+        names = [name for (name,) in select(db, (str,), "SELECT name FROM refs ORDER BY name LIMIT 6")]
+        others = " and others" if len(names) > 5 else ""
+        known = f"it has {', '.join(names[:5])}{others}" if names else "it has none yet"
+        raise NotFoundError(f"the volume has no ref {ref!r}", code="ref-not-found", hint=known, ref=ref)
+    match when:
+        case Back(count):
+            rows = _moves(db, "ref = ? ORDER BY seq DESC LIMIT 1 OFFSET ?", (ref, count))
+        case AtTime(time_ns):
+            rows = _moves(db, "ref = ? AND time_ns <= ? ORDER BY seq DESC LIMIT 1", (ref, time_ns))
+        case ById(prefix):
+            rows = _by_id(db, ref, prefix)
+    if not rows:
+        raise NotFoundError(
+            f"ref {ref!r} has no snapshot {when}",
+            code="snapshot-not-found",
+            hint="`packetfs log` lists its snapshots",
+            ref=ref,
+            when=str(when),
+        )
+    return snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)
+
+
+def history(db: apsw.Connection, ref: str, before_seq: int) -> list[Move]:
+    """The newest moves of `ref` before entry `before_seq`, newest first; a page of them."""
+    return _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, _PAGE))
+
+
+def all_moves(db: apsw.Connection, after_seq: int) -> list[Move]:
+    """Moves of all refs after entry `after_seq`, oldest first; a page of them."""
+    rows = select(db, (int,), "SELECT seq FROM journal WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, _PAGE))
+    if not rows:
+        return []
+    return _moves(db, "seq > ? AND seq <= ? ORDER BY seq", (after_seq, rows[-1][0]))
+
+
+def all_refs(db: apsw.Connection, keys: Keys) -> list[Ref]:
+    """Every ref, by name."""
+    rows = select(
+        db,
+        (str, int, bytes, int),
+        "SELECT name, seq, snapshot, coalesce(time_ns, 0) FROM refs LEFT JOIN visits ON ref = name ORDER BY name",
+    )
+    return [Ref(name, snapshot_at(db, keys, seq, id_), seq, visited_ns) for name, seq, id_, visited_ns in rows]
+
+
+def verify_chain(db: apsw.Connection, keys: Keys) -> Position:
+    """Walk the journal from its first entry; the position it ends at. DamagedError if anything does not follow.
+
+    Checked are every entry's hash, its link to the one before, the order of epochs and times, every snapshot's id, and
+    that `refs` and `moves` say what the chain says.
+    """
+    position, time_ns, epoch = keys.genesis, 0, 0
+    named: dict[str, tuple[int, bytes]] = {}
+    for seq, hash_, data in _entries(db):
+        entry = _checked(keys, seq, hash_, data)
+        if entry.seq != position.seq + 1 or entry.previous != position.hash:
+            raise _damaged(f"journal entry {seq} does not continue entry {position.seq}")
+        if entry.time_ns <= time_ns or entry.epoch < epoch:
+            raise _damaged(f"journal entry {seq} is older than the one before it")
+        if isinstance(entry.body, Commit):
+            _verify_commit(db, keys, entry, entry.body, named.get(entry.body.ref))
+            named[entry.body.ref] = (seq, entry.body.snapshot_id)
+        position, time_ns, epoch = Position(seq, hash_), entry.time_ns, entry.epoch
+    rows = {
+        name: (seq, id_) for name, seq, id_ in select(db, (str, int, bytes), "SELECT name, seq, snapshot FROM refs")
+    }
+    if rows != named:
+        wrong = sorted(name for name in rows.keys() | named.keys() if rows.get(name) != named.get(name))
+        raise _damaged(f"the refs {', '.join(wrong)} are not where the journal says")
+    if db.execute("SELECT count(*) FROM moves WHERE seq NOT IN (SELECT seq FROM journal)").get:
+        raise _damaged("there are moves of refs that no entry of the journal made")
+    return position
+
+
+def _verify_commit(
+    db: apsw.Connection, keys: Keys, entry: Entry, commit: Commit, before: tuple[int, bytes] | None
+) -> None:
+    snapshot = _snapshot(keys, entry.seq, commit)
+    if commit.expected != (before[1] if before else b"") or snapshot.parent != commit.expected:
+        raise _damaged(f"journal entry {entry.seq} moves ref {commit.ref!r} from where it was not")
+    found = _moves(db, "ref = ? AND seq = ?", (commit.ref, entry.seq))
+    if found != [Move(commit.ref, entry.seq, commit.snapshot_id)]:
+        raise _damaged(f"the move of ref {commit.ref!r} by entry {entry.seq} is missing")
+
+
+def _entries(db: apsw.Connection) -> Iterator[tuple[int, bytes, bytes]]:
+    seq = 0
+    statement = "SELECT seq, hash, entry FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+    while rows := select(db, (int, bytes, bytes), statement, (seq, _PAGE)):
+        yield from ((row[0], row[1], row[2]) for row in rows)
+        seq = rows[-1][0]
+
+
+def _moves(db: apsw.Connection, where: str, values: tuple[str | int | bytes, ...]) -> list[Move]:
+    statement = f"SELECT ref, seq, snapshot FROM moves WHERE {where}"  # noqa: S608 - `where` is always a literal here
+    return [Move(*row) for row in select(db, (str, int, bytes), statement, values)]
+
+
+def _by_id(db: apsw.Connection, ref: str, prefix: str) -> list[Move]:
+    """The newest move of `ref` to a snapshot whose id begins with `prefix`."""
+    low = bytes.fromhex(prefix.ljust(64, "0"))
+    high = bytes.fromhex(prefix.ljust(64, "f"))
+    found = _moves(db, "snapshot BETWEEN ? AND ? ORDER BY seq DESC", (low, high))
+    own = [move for move in found if move.ref == ref]
+    if len({move.snapshot for move in own}) > 1:
+        raise UsageError(
+            f"more than one snapshot of {ref!r} begins with {prefix}",
+            code="ambiguous-id",
+            hint="give more digits: " + ", ".join(sorted({move.snapshot.hex()[:16] for move in own})[:5]),
+            ref=ref,
+            prefix=prefix,
+        )
+    if not own and found:
+        raise NotFoundError(
+            f"snapshot {prefix} is not one of ref {ref!r}",
+            code="snapshot-not-found",
+            hint=f"it belongs to {found[0].ref!r}",
+            ref=ref,
+            when=prefix,
+        )
+    return own
+
+
+def _checked(keys: Keys, seq: int, hash_: bytes, data: bytes) -> Entry:
+    if keys.entry_hash(data) != hash_:
+        raise _damaged(f"journal entry {seq} does not have its hash")
+    entry = decode_entry(data)
+    if entry.seq != seq:
+        raise _damaged(f"journal entry {entry.seq} stands in the place of entry {seq}")
+    return entry
+
+
+def _snapshot(keys: Keys, seq: int, commit: Commit) -> Snapshot:
+    if keys.snapshot_id(commit.snapshot) != commit.snapshot_id:
+        raise DamagedError(
+            f"snapshot {commit.snapshot_id[:6].hex()} of journal entry {seq} does not have its id",
+            code="snapshot-damaged",
+            seq=seq,
+        )
+    return decode_snapshot(commit.snapshot, commit.snapshot_id)
+
+
+def _damaged(message: str) -> DamagedError:
+    return DamagedError(
+        message,
+        code="journal-damaged",
+        hint="`packetfs rebuild` recovers it from the segments",
+    )

@@ -1,0 +1,284 @@
+"""Who may fill which segment, and what of it is durable. Rows of `segments` and `epochs`; the bytes are the kernel's.
+
+A lease is a lock (flock) on a segment's chunk table, held by the kernel's `Lease`: it ends with the process, however
+that ends. Rows only say what is durable. A row is read, and the lock on its segment tried, inside one exclusive
+transaction: whoever held the segment before has committed its head or never will, so that the head is current.
+What was written past the head by somebody who died is garbage, was never named by anything committed, and is
+overwritten. The counter is durable before a segment is handed out, and never goes back.
+"""
+
+import fcntl
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import apsw
+
+from packetfs import kernel
+from packetfs.errors import DamagedError, UnavailableError
+from packetfs.format.address import COUNTER_BITS, COUNTER_MAX, SEGMENT_BYTES, segment_number
+from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Entry, decode_entry
+from packetfs.volume import refs
+from packetfs.volume.journal import FULL, OPEN, Journal, select
+from packetfs.volume.keys import Keys
+from packetfs.volume.tables import HEADER_BYTES, table_shape
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+__all__ = ["ROOM_BYTES_MIN", "Durable", "Filling", "changed_segments", "epoch", "granted", "record"]
+
+# (segment, head, chunk-table bytes) as the kernel's Lease.sync gives it and Space.admit takes it.
+Durable = tuple[int, int, int]
+
+ROOM_BYTES_MIN: Final = 256 << 10  # two chunks of the largest size: with less a segment is not worth leasing again
+_UNSYNCED_LEASES_MAX: Final = 3  # ~200 MiB of dirty pages: more only makes the commit at the end wait longer
+_TRIES_MAX: Final = 64  # segments of the pool that are looked at before a new one is granted
+
+
+def changed_segments(db: apsw.Connection, keys: Keys, after_stamp: int) -> tuple[list[Durable], int]:
+    """Segments whose row is newer than `after_stamp`, and the newest stamp."""
+    rows = select(
+        db,
+        (int, int, int, int, int, bytes),
+        "SELECT segment, head, table_bytes, state, stamp, row_check FROM segments WHERE stamp > ? ORDER BY stamp",
+        (after_stamp,),
+    )
+    for segment, head, table_bytes, state, _, check in rows:
+        _check_row(keys, (segment, head, table_bytes, state), check)
+    return [(row[0], row[1], row[2]) for row in rows if row[1]], rows[-1][4] if rows else after_stamp
+
+
+def epoch(db: apsw.Connection, keys: Keys) -> int:
+    """The epoch of this volume's sequencer."""
+    return _newest_epoch(db, keys)[0]
+
+
+def granted(db: apsw.Connection, keys: Keys, epoch: int, counter: int) -> None:
+    """Write down the last counter granted; it never goes back."""
+    check = keys.row_check(epoch, counter)
+    db.execute("UPDATE epochs SET counter = ?, row_check = ? WHERE epoch = ?", (counter, check, epoch))
+
+
+def record(db: apsw.Connection, keys: Keys, durable: Durable, *, full: bool) -> None:
+    """Write down what is durable of a segment. Its head never goes back."""
+    segment, head, table_bytes = durable
+    state = FULL if full or SEGMENT_BYTES - head < ROOM_BYTES_MIN else OPEN
+    before = select(db, (int,), "SELECT head FROM segments WHERE segment = ?", (segment,))
+    if before and before[0][0] > head:
+        raise DamagedError(
+            f"segment {segment} is committed up to {before[0][0]}, beyond {head} where it was filled",
+            code="journal-damaged",
+            segment=segment,
+        )
+    _write_row(db, keys, segment, head, table_bytes, state)
+    if head:
+        db.execute("INSERT OR REPLACE INTO present VALUES (?, 0, ?)", (segment, head))
+
+
+class Filling:
+    """The leases of one push: granted as they are needed, made durable in a thread of their own when they are full.
+
+    A context manager. What it checkpointed stays in the volume also when the push fails, so that the next one finds it.
+    """
+
+    def __init__(
+        self, journal: Journal, space: kernel.Space, keys: Keys, directory: str, admit: Callable[[list[Durable]], None]
+    ) -> None:
+        self._journal = journal
+        self._space = space
+        self._keys = keys
+        self._segments = os.path.join(directory, "segments")
+        self._admit = admit
+        self._thread: ThreadPoolExecutor | None = None
+        self._syncing: deque[Future[None]] = deque()
+        self._held: list[kernel.Lease] = []
+        self._spare: kernel.Lease | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # Full leases are finished also when the push failed: their data is what makes running it again cheap.
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+        for lease in (*self._held, self._spare):
+            if lease is not None:
+                lease.close()
+
+    def grant(self, full: kernel.Lease | None) -> kernel.Lease:
+        """A lease to fill after `full`, which is synced and recorded meanwhile."""
+        if full is not None:
+            while len(self._syncing) >= _UNSYNCED_LEASES_MAX:
+                self._syncing.popleft().result()
+            self._raise_failures()
+            self._syncing.append(self._syncer().submit(self._checkpoint_full, full))
+        lease, self._spare = self._spare, None
+        if lease is None:
+            with self._journal.writing() as db:
+                lease = self._take(db)
+        self._held.append(lease)
+        return lease
+
+    def lease_for_entry(self, lease: kernel.Lease | None) -> kernel.Lease:
+        """`lease` if a journal entry still fits into it, else another one."""
+        if lease is None or lease.room < ENTRY_BYTES_MAX + MAC_BYTES:
+            return self.grant(lease)
+        return lease
+
+    def settle(self) -> None:
+        """Wait until every full lease is durable and recorded; raise what went wrong with them."""
+        while self._syncing:
+            self._syncing.popleft().result()
+
+    def sync(self, lease: kernel.Lease) -> Durable:
+        """Make what was appended to `lease` durable. A failure is fatal for the open volume."""
+        try:
+            return lease.sync()
+        except BaseException as error:
+            self._journal.poison(error)
+            raise
+
+    def keep(self, lease: kernel.Lease | None) -> None:
+        """Make what was appended durable although nothing was committed, so that the next push finds it."""
+        self.settle()
+        if lease is not None:
+            self._checkpoint(lease, full=False)
+
+    def _syncer(self) -> "ThreadPoolExecutor":
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # 5 ms, and most pushes fill no lease
+
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packetfs-sync")
+        return self._thread
+
+    def _checkpoint_full(self, lease: kernel.Lease) -> None:
+        self._checkpoint(lease, full=True)
+
+    def _checkpoint(self, lease: kernel.Lease, *, full: bool) -> None:
+        durable = self.sync(lease)
+        with self._journal.writing() as db:
+            record(db, self._keys, durable, full=full)
+            # One transaction, one sync of the journal: the next lease comes with the record of the last.
+            spare = self._take(db) if full and self._spare is None else None
+        if spare is not None:
+            self._spare = spare
+        self._admit([durable])
+        lease.close()
+
+    def _raise_failures(self) -> None:
+        while self._syncing and self._syncing[0].done():
+            self._syncing.popleft().result()
+
+    def _take(self, db: apsw.Connection) -> kernel.Lease:
+        """A segment of the pool that nobody holds, the fullest first; else a new one."""
+        epoch_, counter = _newest_epoch(db, self._keys)
+        rows = select(
+            db,
+            (int, int, int, int, bytes),
+            f"SELECT segment, head, table_bytes, state, row_check FROM segments WHERE state = {OPEN} "  # noqa: S608
+            "ORDER BY head DESC LIMIT ?",
+            (_TRIES_MAX,),
+        )
+        for segment, head, table_bytes, state, check in rows:
+            _check_row(self._keys, (segment, head, table_bytes, state), check)
+            self._check_not_stale(db, segment, table_bytes)
+            lease = self._space.lease(segment, head, table_bytes, head == 0)
+            if lease is not None:
+                return lease
+        return self._grant_new(db, epoch_, counter)
+
+    def _grant_new(self, db: apsw.Connection, epoch: int, counter: int) -> kernel.Lease:
+        """The next segment of the epoch. The lock is taken before the row can be seen: nobody else tries it."""
+        while counter < COUNTER_MAX:
+            counter += 1
+            segment = segment_number(epoch, counter)
+            self._check_not_stale(db, segment, None)
+            lease = self._space.lease(segment, 0, 0, True)
+            if lease is None:
+                continue  # a number is cheaper than finding out who holds it
+            granted(db, self._keys, epoch, counter)
+            _write_row(db, self._keys, segment, 0, 0, OPEN)
+            return lease
+        raise UnavailableError(
+            f"epoch {epoch} has no segments left: all {COUNTER_MAX} were granted",
+            hint="begin a new volume",
+        )
+
+    def _check_not_stale(self, db: apsw.Connection, segment: int, table_bytes: int | None) -> None:
+        """DamagedError if the segment holds what only a later journal can know: this one is an old copy.
+
+        Going on with it would overwrite what was committed, so this is asked before the table is cut. A killed push may
+        have left chunks, and the entry after the last one, but never a later one; a segment never granted has nothing.
+        """
+        slot = os.path.join(self._segments, self._space.slot(segment))
+        known_bytes = max(table_bytes or 0, HEADER_BYTES)
+        try:
+            with open(f"{slot}.chunks", "rb") as table:
+                fcntl.flock(table, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if os.fstat(table.fileno()).st_size <= known_bytes:
+                    return
+                data = table.read()
+            entries = table_shape(segment, data, known_bytes).journal
+            found = [entry for entry in self._entries(f"{slot}.data", entries) if entry is not None]
+        except (FileNotFoundError, BlockingIOError):
+            return  # not there yet; or somebody fills it, and it will not be ours
+        last, _ = refs.last_entry(db, self._keys)
+        newest = max((entry.seq for entry in found), default=0)
+        if newest > last.seq + 1 or table_bytes is None:
+            holds = f"holds entry {newest} of the journal" if newest else "holds chunks and was never granted"
+            raise DamagedError(
+                f"segment {segment} {holds}, but journal.db ends with entry {last.seq}",
+                code="journal-stale",
+                hint="journal.db is an old copy: put back the newest, with its -wal file, or run `packetfs rebuild`",
+                segment=segment,
+                seq=newest,
+            )
+
+    def _entries(self, path: str, places: Sequence[tuple[int, int]]) -> Iterator[Entry | None]:
+        """The journal entries at (offset, length) of a segment's data; None for what has not our MAC."""
+        with open(path, "rb") as data:
+            for offset, length in places:
+                sealed = self._keys.unsealed(os.pread(data.fileno(), length, offset))
+                yield decode_entry(sealed) if sealed is not None else None
+
+
+def _newest_epoch(db: apsw.Connection, keys: Keys) -> tuple[int, int]:
+    """The epoch that new segments belong to and the last counter granted in it."""
+    rows = select(db, (int, int, bytes), "SELECT epoch, counter, row_check FROM epochs ORDER BY epoch DESC LIMIT 1")
+    newest = select(db, (int,), "SELECT coalesce(max(segment), 0) FROM segments")[0][0]
+    epoch_, counter, check = rows[0] if rows else (0, -1, b"")
+    if (
+        min(epoch_, counter) < 0
+        or check != keys.row_check(epoch_, counter)
+        or newest > epoch_ << COUNTER_BITS | counter
+    ):
+        raise DamagedError(
+            "the counter of segments in journal.db contradicts itself",
+            code="journal-damaged",
+            hint="`packetfs rebuild` recovers it; until then the volume can be read but not written",
+        )
+    return epoch_, counter
+
+
+def _write_row(db: apsw.Connection, keys: Keys, segment: int, head: int, table_bytes: int, state: int) -> None:
+    stamp = select(db, (int,), "SELECT coalesce(max(stamp), 0) + 1 FROM segments")[0][0]
+    check = keys.row_check(segment, head, table_bytes, state)
+    db.execute(
+        "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?)", (segment, head, table_bytes, state, stamp, check)
+    )
+
+
+def _check_row(keys: Keys, numbers: tuple[int, int, int, int], check: bytes) -> None:
+    """A flipped bit in a head would let a lease overwrite what is committed: never believe an unchecked row."""
+    if any(number < 0 for number in numbers) or keys.row_check(*numbers) != check:
+        raise DamagedError(
+            f"the row of segment {numbers[0]} in journal.db does not have its check",
+            code="journal-damaged",
+            hint="`packetfs rebuild` recovers it from the segments",
+            segment=numbers[0],
+        )

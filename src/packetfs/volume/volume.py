@@ -1,0 +1,370 @@
+"""One volume on this machine: an address space of bytes, a journal that says what is committed, and refs into it.
+
+A `Volume` is what the rooms above hold. It reads consistent states and makes commits; how a push goes is told in
+`ingest.py`, what is durable when in `journal.py` and `space.py`. It never repairs: damage is reported.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from packetfs import kernel
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import ConflictError, DamagedError, NotFoundError, PacketFSError, RefusedError, disk_error
+from packetfs.events import Progress
+from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, Descriptor, decode_descriptor
+from packetfs.format.entry import Position
+from packetfs.format.location import check_ref
+from packetfs.format.snapshot import Snapshot
+from packetfs.format.when import LATEST, When
+from packetfs.volume import creation, ingest, refs, space
+from packetfs.volume.ingest import PushReport, Source
+from packetfs.volume.journal import Journal
+from packetfs.volume.keys import Keys
+from packetfs.volume.refs import Ref
+from packetfs.volume.space import Durable, Filling
+from packetfs.volume.status import Status, status_of
+
+__all__ = ["LOCK_WAIT_S", "Volume"]
+
+LOCK_WAIT_S: Final = 10.0  # commits of others take milliseconds; a disk that stalls takes seconds
+_SECRET_BYTES: Final = 32
+_ZEROS: Final = memoryview(bytes(1 << 20)).toreadonly()  # what a hole reads as, a piece at a time
+
+
+class Volume:
+    """An open volume; a context manager. Threads may share it, pushes take turns; processes open their own."""
+
+    path: str
+    """Absolute."""
+    descriptor: Descriptor
+    created: bool
+    """Whether opening it made it."""
+    space: kernel.Space
+    """The bytes. Everything committed up to the last call of this object can be read through it."""
+
+    def __init__(self, path: str, *, created: bool, lock_wait_s: float, env: Env) -> None:
+        """Use `Volume.open` or `Volume.create`."""
+        self.path = path
+        self.env = env
+        self.created = created
+        self.descriptor, secret = open_descriptor(path)
+        self.keys = Keys(secret, self.descriptor.volume_id)
+        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env)
+        self._pushing = threading.Lock()
+        self._admitting = threading.Lock()
+        self._admitted_stamp = 0
+        try:
+            self.space = open_space(path, self.descriptor, secret)
+            self.admit_new()
+        except BaseException:
+            self.journal.close()
+            raise
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, lock_wait_s: float = LOCK_WAIT_S, env: Env = SYSTEM) -> "Volume":
+        """Make an empty volume at `path` and open it. ConflictError `volume-exists` if there is one."""
+        absolute = os.path.abspath(os.fspath(path))
+        creation.create(absolute, env)
+        return cls(absolute, created=True, lock_wait_s=lock_wait_s, env=env)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = False,
+        lock_wait_s: float = LOCK_WAIT_S,
+        env: Env = SYSTEM,
+    ) -> "Volume":
+        """Open the volume at `path`; with `create`, make it if there is none (`created` tells)."""
+        absolute = os.path.abspath(os.fspath(path))
+        made = False
+        if not creation.is_volume(absolute):
+            if not create:
+                raise NotFoundError(
+                    f"there is no volume at {absolute!r}",
+                    code="volume-not-found",
+                    hint="`packetfs init` makes one, and so does the first push to it",
+                    path=absolute,
+                )
+            try:
+                creation.create(absolute, env)
+                made = True
+            except ConflictError:
+                pass  # somebody made it just now: that one is as good
+        return cls(absolute, created=made, lock_wait_s=lock_wait_s, env=env)
+
+    def close(self) -> None:
+        """Give back what is held; idempotent. Views that were handed out stay valid."""
+        self.journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that name this volume on every machine."""
+        return self.descriptor.volume_id
+
+    def push(
+        self,
+        sources: Sequence[Source],
+        ref: str,
+        *,
+        dry_run: bool = False,
+        always: bool = False,
+        message: str = "",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> PushReport:
+        """Store `sources` as the next snapshot of `ref`; the report says what was new.
+
+        When nothing differs from what the ref names, no snapshot is made, unless `always`. When this returns, the
+        snapshot survives a power cut. When it raises, the ref is where it was; what had been stored until then stays,
+        so that pushing again is quick. ConflictError if the ref moved meanwhile. Files that could not be read are in
+        `problems` and missing from the snapshot.
+        """
+        return self._push(
+            lambda: ingest.push(self, sources, ref, dry_run=dry_run, always=always, message=message, progress=progress),
+            ref,
+        )
+
+    def push_stream(
+        self,
+        fd: int,
+        name: bytes,
+        ref: str,
+        *,
+        dry_run: bool = False,
+        always: bool = False,
+        message: str = "",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> PushReport:
+        """Store what can be read from `fd` as a file `name`, the only entry of the next snapshot of `ref`."""
+        return self._push(
+            lambda: ingest.push_stream(
+                self, fd, name, ref, dry_run=dry_run, always=always, message=message, progress=progress
+            ),
+            ref,
+        )
+
+    def refs(self) -> list[Ref]:
+        """All refs, by name."""
+        with self.journal.reading() as db:
+            found = refs.all_refs(db, self.keys)
+        self.admit_new()
+        return found
+
+    def resolve(self, ref: str, when: When = LATEST) -> Snapshot:
+        """The snapshot of `ref` that `when` means; NotFoundError if there is none."""
+        with self.journal.reading() as db:
+            found = refs.resolve(db, self.keys, check_ref(ref), when)
+        self.admit_new()
+        return found
+
+    def log(self, ref: str) -> Iterator[Snapshot]:
+        """Snapshots of `ref`, newest first, as of the call; NotFoundError if there is no such ref."""
+        with self.journal.reading() as db:
+            refs.resolve(db, self.keys, check_ref(ref), LATEST)
+            newest = refs.current(db, ref)
+        self.admit_new()
+        return self._history(ref, newest.seq + 1 if newest else 0)
+
+    def snapshots(self) -> Iterator[tuple[str, int, Snapshot]]:
+        """Every snapshot of the journal, oldest first: (ref, seq, snapshot)."""
+        self.admit_new()
+        seq = 0
+        while True:
+            with self.journal.reading() as db:
+                page = [
+                    (move.ref, move.seq, refs.snapshot_at(db, self.keys, move.seq, move.snapshot))
+                    for move in refs.all_moves(db, seq)
+                ]
+            if not page:
+                return
+            yield from page
+            seq = page[-1][1]
+
+    @property
+    def position(self) -> Position:
+        """Names the whole state: copies of the volume at the same position are identical."""
+        with self.journal.reading() as db:
+            return refs.last_entry(db, self.keys)[0]
+
+    def status(self) -> Status:
+        """How large the volume is."""
+        with self.journal.reading() as db:
+            return status_of(db, self.keys, self.descriptor, self.path)
+
+    def segments(self) -> list[Durable]:
+        """(segment, head, chunk-table bytes) of everything committed: what a scrub walks."""
+        with self.journal.reading() as db:
+            found, _ = space.changed_segments(db, self.keys, 0)
+        self.admit(found)
+        return sorted(found)
+
+    def check_journal(self) -> Position:
+        """Verify journal.db: its pages, the hash chain, and that refs follow from it. DamagedError if not."""
+        if not self.descriptor.checkable:
+            raise RefusedError(
+                "the volume has a feature without which this version of PacketFS cannot say that it is sound",
+                code="feature-unknown",
+                hint="upgrade packetfs",
+            )
+        self.journal.quick_check()
+        with self.journal.reading() as db:
+            space.epoch(db, self.keys)
+            return refs.verify_chain(db, self.keys)
+
+    def root(self, snapshot: Snapshot) -> kernel.Entry:
+        """The root entry of a snapshot."""
+        return kernel.decode_root(snapshot.root)
+
+    def entry(self, snapshot: Snapshot, path: bytes) -> kernel.Entry:
+        """The entry at `path` (see format.location.parse_path); NotFoundError if there is none."""
+        entry = self.root(snapshot)
+        done = b""
+        for name in path.split(b"/") if path else ():
+            if entry.page is None:
+                raise NotFoundError(
+                    f"{os.fsdecode(done) or '/'!r} is a {entry.kind} in snapshot {snapshot.short}, not a directory",
+                    code="not-a-directory",
+                    path=os.fsdecode(path),
+                )
+            found = self.space.lookup(entry.page, name)
+            done = done + b"/" + name if done else name
+            if found is None:
+                raise NotFoundError(
+                    f"snapshot {snapshot.short} has no {os.fsdecode(done)!r}",
+                    code="path-not-found",
+                    hint="`packetfs ls` lists what it has",
+                    path=os.fsdecode(path),
+                )
+            entry = found
+        return entry
+
+    def entries(self, directory: kernel.Entry) -> Iterator[kernel.Entry]:
+        """Entries of a directory, names ascending."""
+        if directory.page is None:
+            raise NotFoundError(f"{os.fsdecode(directory.name)!r} is not a directory", code="not-a-directory")
+        return iter(self.space.entries(directory.page))
+
+    def read(self, entry: kernel.Entry) -> Iterator[memoryview]:
+        """The content of a file in order, verified, without a copy. DamagedError instead of a byte that is wrong."""
+        if entry.kind != "file":
+            raise NotFoundError(f"{os.fsdecode(entry.name)!r} is a {entry.kind}, not a file", code="not-a-file")
+        for address, length in self.space.extents(entry):
+            if address:
+                yield self.space.view(address, length)
+                continue
+            for start in range(0, length, len(_ZEROS)):
+                yield _ZEROS[: min(len(_ZEROS), length - start)]
+
+    def filling(self) -> Filling:
+        """Leases for one push."""
+        return Filling(self.journal, self.space, self.keys, self.path, self.admit)
+
+    def admit(self, durable: Sequence[Durable]) -> None:
+        """Let what was committed be read."""
+        with self._admitting:
+            self.space.admit(durable)
+
+    def admit_new(self) -> None:
+        """Let what other processes have committed since the last time be read."""
+        with self._admitting:
+            with self.journal.reading() as db:
+                found, stamp = space.changed_segments(db, self.keys, self._admitted_stamp)
+            if found:
+                self.space.admit(found)
+            self._admitted_stamp = stamp
+
+    def _push(self, push: Callable[[], PushReport], ref: str) -> PushReport:
+        check_ref(ref)
+        if not self.descriptor.writable:
+            raise RefusedError(
+                "the volume has a feature that this version of PacketFS cannot write",
+                code="feature-unknown",
+                hint="upgrade packetfs; reading works",
+            )
+        # In turns: a push may point to what another lease of this process holds, which is then committed or nobody's.
+        with self._pushing:
+            return push()
+
+    def _history(self, ref: str, before_seq: int) -> Iterator[Snapshot]:
+        while True:
+            with self.journal.reading() as db:
+                moves = refs.history(db, ref, before_seq)
+                page = [refs.snapshot_at(db, self.keys, move.seq, move.snapshot) for move in moves]
+            if not moves:
+                return
+            yield from page
+            before_seq = moves[-1].seq
+
+
+def open_descriptor(path: str) -> tuple[Descriptor, bytes]:
+    """What the volume at `path` is, and its secret, which is checked to be its own."""
+    descriptor = decode_descriptor(_read(os.path.join(path, "volume.toml"), DESCRIPTOR_BYTES_MAX + 1))
+    return descriptor, _secret(path, descriptor)
+
+
+def open_space(path: str, descriptor: Descriptor, secret: bytes) -> kernel.Space:
+    """The bytes of the volume at `path`; nothing can be read before it is admitted."""
+    chunks = descriptor.chunks
+    return kernel.Space(
+        os.fsencode(path),
+        descriptor.volume_id,
+        secret,
+        chunks.min,
+        chunks.avg,
+        chunks.max,
+        chunks.normalisation,
+    )
+
+
+def _secret(path: str, descriptor: Descriptor) -> bytes:
+    """The volume's secret, if it is this volume's and nobody else can read it."""
+    file = os.path.join(path, "secret")
+    try:
+        mode = os.stat(file).st_mode
+    except FileNotFoundError:
+        raise _wrong_secret(file, "is missing") from None
+    except OSError as error:
+        raise disk_error("open", file, error.errno or 0) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise RefusedError(
+            f"the secret {file!r} can be used by others than its owner (mode {stat.S_IMODE(mode):04o})",
+            code="secret-mode",
+            hint=f"chmod 600 {file!r}, and ask yourself who may have read it",
+            path=file,
+        )
+    secret = _read(file, _SECRET_BYTES + 1)
+    if len(secret) != _SECRET_BYTES:
+        raise _wrong_secret(file, f"has not {_SECRET_BYTES} bytes")
+    if Keys.secret_id(secret) != descriptor.secret_id:
+        raise _wrong_secret(file, "belongs to another volume")
+    return secret
+
+
+def _read(path: str, bytes_max: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(bytes_max)
+    except OSError as error:
+        raise disk_error("read", path, error.errno or 0) from None
+
+
+def _wrong_secret(file: str, why: str) -> PacketFSError:
+    return DamagedError(
+        f"the secret {file!r} {why}",
+        code="secret-damaged",
+        hint="put back the volume's own secret from a backup: nothing can be read without it",
+        path=file,
+    )
