@@ -1,0 +1,109 @@
+"""PacketFS from Python: the same things that the commands do, as calls on an open volume.
+
+Everything blocks until it is done, and raises a class of `packetfs.errors`. Places inside a volume are spelled as on
+the command line, without the volume: `main`, `main@~1`, `main@2026-11-20:/etc/hosts`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from packetfs.errors import UsageError
+from packetfs.events import Change, Progress
+from packetfs.format.location import check_ref, parse_location
+from packetfs.format.snapshot import Snapshot
+from packetfs.volume import PushReport, Volume, sources_of
+
+if TYPE_CHECKING:
+    from packetfs.sync.checkout import PullReport
+    from packetfs.sync.difference import Difference
+    from packetfs.sync.scrub import ScrubReport
+
+__all__ = ["compare", "create", "open", "pull", "push", "verify"]
+
+_Path = str | bytes | os.PathLike[str]
+
+
+def open(  # noqa: A001 - packetfs.open("vol") reads well
+    path: str | os.PathLike[str], *, create: bool = False, lock_wait_s: float = 10.0
+) -> Volume:
+    """The volume at `path`, to be used in a `with`; `create` makes it if there is none (`volume.created` tells).
+
+    A commit waits up to `lock_wait_s` seconds for another process before it raises BusyError.
+    """
+    return Volume.open(path, create=create, lock_wait_s=lock_wait_s)
+
+
+def create(path: str | os.PathLike[str], *, lock_wait_s: float = 10.0) -> Volume:
+    """Make an empty volume at `path`, a directory that is missing or empty, and open it."""
+    return Volume.create(path, lock_wait_s=lock_wait_s)
+
+
+def push(
+    volume: Volume,
+    paths: Sequence[_Path],
+    ref: str = "main",
+    *,
+    message: str = "",
+    always: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> PushReport:
+    """Store `paths` as the next snapshot of `ref`; without a difference there is none, unless `always`.
+
+    One directory: its contents are the snapshot's root. Several paths, or a file: they appear under their base names.
+    Files that could not be stored are in the report's `problems`; everything else was. If this raises, the ref has not
+    moved, and running it again finds what was stored already.
+    """
+    return volume.push(
+        sources_of(paths), check_ref(ref), message=message, always=always, dry_run=dry_run, progress=progress
+    )
+
+
+def pull(
+    volume: Volume,
+    place: str,
+    target: _Path,
+    *,
+    delete: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    report: Callable[[Sequence[Change]], None] | None = None,
+) -> "PullReport":
+    """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`."""
+    from packetfs.sync.checkout import pull
+
+    snapshot, path = _inside(volume, place)
+    return pull(
+        volume,
+        snapshot,
+        path,
+        os.fsencode(target),
+        delete=delete,
+        dry_run=dry_run,
+        progress=progress,
+        report=report,
+    )
+
+
+def compare(volume: Volume, old: str, new: str) -> "list[Difference]":
+    """What turns the place `old` into the place `new`."""
+    from packetfs.sync.difference import compare
+
+    return list(compare(volume, _inside(volume, old), _inside(volume, new)))
+
+
+def verify(
+    volume: Volume, *, restart: bool = False, progress: Callable[[Progress], None] | None = None
+) -> "ScrubReport":
+    """Check every committed byte of `volume` against its digest; damage is in the report, it is not raised."""
+    from packetfs.sync.scrub import verify
+
+    return verify(volume, restart=restart, progress=progress)
+
+
+def _inside(volume: Volume, place: str) -> tuple[Snapshot, bytes]:
+    location = parse_location(f"::{place}")
+    if location.volume or location.endpoint is not None:
+        raise UsageError(f"{place!r} is no place inside a volume", code="bad-location", hint="write REF@WHEN:/PATH")
+    return volume.resolve(location.line, location.when), location.path

@@ -1,0 +1,17 @@
+"""The command line. `main` is the entry point; each command is a module of its own, imported when it is called.
+
+The commands decide nothing about volumes: they turn words into calls, and what happened into words or JSON lines.
+"""
+
+
+def main() -> None:
+    """Run `packetfs` with the process's arguments and exit with one of the codes of `packetfs.errors`."""
+    import sys
+
+    try:
+        from packetfs.cli.guard import run
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the modules were still being loaded
+        code = 130
+    raise SystemExit(code)

@@ -1,0 +1,55 @@
+"""Count what a push has before it, beside the push itself, so that it can be told how long the rest takes.
+
+Only for telling: nothing is decided from these numbers, and what cannot be read is left out.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Sequence
+
+
+class Census:
+    """Files and bytes beneath some paths, counted in a thread of its own once somebody asks."""
+
+    def __init__(self, paths: Sequence[bytes]) -> None:
+        self._paths = paths
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._total: tuple[int, int] | None = None
+
+    def total(self) -> tuple[int, int] | None:
+        """(files, bytes), or None as long as the counting goes on. The first question starts it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._count, name="census", daemon=True)
+            self._thread.start()
+        return self._total
+
+    def stop(self) -> None:
+        """End the counting, finished or not."""
+        self._stop.set()
+
+    def _count(self) -> None:
+        files = size = 0
+        directories: list[bytes] = []
+        for path in self._paths:
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                directories.append(path)
+            elif stat.S_ISREG(found.st_mode):
+                files, size = files + 1, size + found.st_size
+        while directories and not self._stop.is_set():
+            try:
+                with os.scandir(directories.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            directories.append(entry.path)
+                        elif entry.is_file(follow_symlinks=False):
+                            files, size = files + 1, size + entry.stat(follow_symlinks=False).st_size
+            except OSError:
+                continue
+        if not directories:
+            self._total = files, size

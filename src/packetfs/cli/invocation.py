@@ -1,0 +1,105 @@
+"""One run of one command: its settings, its output, and how the words of its arguments become locations.
+
+It opens nothing by itself.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from packetfs.cli.config import Settings, settings
+from packetfs.cli.output import Output
+from packetfs.errors import PacketFSError, UsageError
+from packetfs.format.location import Location, parse_location, with_volume
+
+if TYPE_CHECKING:
+    from packetfs.volume.volume import Volume
+
+
+class Invocation:
+    """What every command gets as its first argument."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.arguments = arguments
+        self.environment = environment
+        self.flags: dict[str, Any] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force; only read once the options are parsed."""
+        return settings(self.flags, self.environment)
+
+    @cached_property
+    def output(self) -> Output:
+        """Where this run's words go."""
+        chosen = self.settings
+        return Output(json=chosen.json, verbosity=chosen.verbosity, progress=chosen.progress)
+
+    def check(self) -> None:
+        """Find out whether the settings can be used before anything is done with them."""
+        _ = self.settings
+
+    def output_for_failure(self) -> Output:
+        """The output, even when the settings themselves are what is wrong."""
+        try:
+            return self.output
+        except PacketFSError:
+            return Output(json="--json" in self.arguments, verbosity=0, progress=False)
+
+    def location(self, text: str) -> Location:
+        """The place on this machine that `text` means.
+
+        A text without a volume (`::REF`, and `REF` alone when a volume is configured) means the configured one.
+        """
+        default = self.settings.volume
+        if default is not None and "::" not in text and "://" not in text:
+            location = self._in_default(text)
+        else:
+            location = parse_location(text)
+        if not location.volume:
+            if default is None:
+                raise UsageError(
+                    f"{text!r} names no volume",
+                    code="no-volume",
+                    hint="write VOLUME::REF, or set PACKETFS_VOLUME or --volume",
+                )
+            location = with_volume(location, _local(parse_location(default)).volume)
+        return _local(location)
+
+    def volume(self, text: str | None) -> Location:
+        """The volume that `text` names (anything after `::` may stand there and is not used), or the configured one."""
+        if text is None:
+            return self.location("::")
+        location = parse_location(text)
+        return self.location(text) if not location.volume else _local(location)
+
+    def open(self, location: Location) -> "Volume":
+        """The volume at `location`, open."""
+        from packetfs import api
+
+        return api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
+
+    def _in_default(self, text: str) -> Location:
+        """`REF@WHEN:/PATH` in the configured volume, unless it can only be a path or a place on another machine."""
+        try:
+            return parse_location(f"::{text}")
+        except UsageError as not_a_ref:
+            try:
+                location = parse_location(text)
+            except UsageError:
+                raise not_a_ref from None
+            return location
+
+
+def _local(location: Location) -> Location:
+    if location.endpoint is None:
+        return location
+    hint = "run packetfs on that machine; a local volume whose name has a colon is written ./NAME"
+    if os.path.isdir(location.endpoint.host):  # `volume:main`, with a colon too few
+        hint = f"did you mean {location.endpoint.host}::{location.volume}?"
+    raise UsageError(
+        f"{str(location)!r} is on another machine, and this version of PacketFS works on local volumes only",
+        code="remote-unsupported",
+        hint=hint,
+    )

@@ -1,0 +1,281 @@
+"""The lines of `--json`: one object each, `event` first. docs/formats/json-events.md is their description for users.
+
+Events that operations report come from `packetfs.events`; the rest, what commands answer, is defined here. Fields are
+only ever added.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from packetfs.cli.names import exact
+
+
+class Line(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
+    """One line; the subclass's tag is its `event`."""
+
+
+class Pushed(Line, frozen=True, tag="push", kw_only=True):
+    """A push is done. `snapshot` is what the ref names now, `created` whether this push made it.
+
+    `changed` is whether anything differs: in a dry run, whether a snapshot would be made.
+    """
+
+    volume: str
+    ref: str
+    snapshot: str | None
+    created: bool
+    changed: bool
+    dry_run: bool
+    files: int
+    directories: int
+    symlinks: int
+    logical_bytes: int
+    unchanged_files: int
+    unchanged_bytes: int
+    known_bytes: int
+    new_bytes: int
+    page_bytes: int
+    problems: int
+    seconds: float
+
+
+class Pulled(Line, frozen=True, tag="pull", kw_only=True):
+    """A pull is done: how many names were touched in what way."""
+
+    volume: str
+    ref: str
+    snapshot: str
+    target: bytes
+    dry_run: bool
+    created: int
+    replaced: int
+    metadata: int
+    deleted: int
+    unchanged: int
+    unsupported: int
+    owner_not_set: int
+    written_bytes: int
+    seconds: float
+
+
+class Listed(Line, frozen=True, tag="entry", kw_only=True):
+    """One name of a snapshot. `path` is relative to what was listed."""
+
+    path: bytes
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    user: bytes
+    group: bytes
+    size: int
+    mtime_ns: int
+    target: bytes | None
+    link_id: str | None
+    digest: str | None
+
+
+class Content(Line, frozen=True, tag="content", kw_only=True):
+    """A piece of a file: `data` is base64, pieces come in order, the last one has `last` set."""
+
+    path: bytes
+    offset: int
+    data: str
+    last: bool
+
+
+class SnapshotLine(Line, frozen=True, tag="snapshot", kw_only=True):
+    """One snapshot of a ref's history."""
+
+    ref: str
+    snapshot: str
+    parent: str | None
+    time_ns: int
+    time: str
+    host: str
+    user: str
+    message: str
+    sources: list[str]
+    root_digest: str
+    files: int
+    directories: int
+    symlinks: int
+    logical_bytes: int
+    new_bytes: int
+
+
+class RefLine(Line, frozen=True, tag="ref", kw_only=True):
+    """One ref and the snapshot that it names. `visited` is when it was last pushed to, changed or not."""
+
+    ref: str
+    snapshot: str
+    time_ns: int
+    time: str
+    visited: str
+    seq: int
+
+
+class DifferenceLine(Line, frozen=True, tag="difference", kw_only=True):
+    """One path that differs."""
+
+    path: bytes
+    change: str
+    kind: str
+    old_size: int
+    new_size: int
+    old_path: bytes | None
+
+
+class Compared(Line, frozen=True, tag="diff", kw_only=True):
+    """A comparison is done: how many paths differ in what way."""
+
+    old: str
+    new: str
+    added: int
+    removed: int
+    changed: int
+    metadata: int
+    renamed: int
+
+
+class StatusLine(Line, frozen=True, tag="status", kw_only=True):
+    """How large a volume is and where its journal stands."""
+
+    volume: str
+    volume_id: str
+    created: str
+    epoch: int
+    position_seq: int
+    position_hash: str
+    refs: int
+    snapshots: int
+    logical_bytes: int
+    latest_bytes: int
+    unique_bytes: int
+    stored_bytes: int
+    disk_bytes: int
+    dedup_ratio: float
+    segments: int
+    open_segments: int
+
+
+class Damage(Line, frozen=True, tag="damage", kw_only=True):
+    """A damaged range: where it is in the volume and on disk."""
+
+    address: int
+    length: int
+    file: str
+    offset: int
+    reason: str
+
+
+class DamagedFile(Line, frozen=True, tag="damaged-path", kw_only=True):
+    """A file, or a directory's own list of names, that needs a damaged range, and the snapshots in which it does."""
+
+    path: bytes
+    snapshots: list[dict[str, str]]
+
+
+class Verified(Line, frozen=True, tag="verify", kw_only=True):
+    """A verification is done. `resumed_bytes` were checked by an earlier run that did not finish."""
+
+    volume: str
+    segments: int
+    checked_bytes: int
+    resumed_bytes: int
+    damaged_ranges: int
+    damaged_paths: int
+    journal: str
+    seconds: float
+
+
+class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):
+    """A journal was recovered up to `recovered`, and stands at `position` now. `kept` is where the old one is."""
+
+    volume: str
+    position_seq: int
+    position_hash: str
+    recovered_seq: int
+    recovered_hash: str
+    epoch: int
+    segments: int
+    kept: str
+
+
+class Notice(Line, frozen=True, tag="notice", kw_only=True):
+    """Something worth knowing that changes nothing about the outcome."""
+
+    code: str
+    message: str
+
+
+class Failure(Line, frozen=True, tag="error", kw_only=True):
+    """The command failed: the last line of its output. `exit` is its exit code."""
+
+    code: str
+    message: str
+    hint: str
+    exit: int
+    values: dict[str, Any]
+
+
+class Script(Line, frozen=True, tag="completion", kw_only=True):
+    """The script that completes `packetfs` in a shell."""
+
+    shell: Literal["bash", "zsh", "fish"]
+    script: str
+
+
+class Versions(Line, frozen=True, tag="version", kw_only=True):
+    """What is running."""
+
+    packetfs: str
+    python: str
+    sqlite: str
+    platform: str
+
+
+def encode(event: msgspec.Struct) -> bytes:
+    """`event` as one JSON line.
+
+    A bytes field is a name: it becomes text under its own name, and if it is not UTF-8, its exact bytes in base64
+    under `<name>_b64` as well.
+    """
+    config = event.__struct_config__
+    line: dict[str, Any] = {str(config.tag_field): config.tag}
+    for field in event.__struct_fields__:
+        value = getattr(event, field)
+        if isinstance(value, bytes):
+            value, encoded = exact(value)
+            if encoded is not None:
+                line[f"{field}_b64"] = encoded
+        line[field] = value
+    try:
+        return msgspec.json.encode(line, enc_hook=_text) + b"\n"
+    except UnicodeEncodeError:  # a path of the command line that is not UTF-8, carried as surrogates
+        return msgspec.json.encode(_without_surrogates(line), enc_hook=_text) + b"\n"
+
+
+def _without_surrogates(line: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for field, value in line.items():
+        if isinstance(value, str) and not value.isprintable():
+            value, encoded = exact(_bytes(value))
+            if encoded is not None:
+                plain[f"{field}_b64"] = encoded
+        plain[field] = _without_surrogates(value) if isinstance(value, dict) else value
+    return plain
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return text.encode("utf-8", "replace")
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bytes):
+        return exact(value)[0]
+    return str(value)

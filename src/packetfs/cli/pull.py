@@ -1,0 +1,108 @@
+"""`packetfs pull`: write a snapshot, or a part of it, into a directory."""
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from packetfs.cli import lines
+from packetfs.cli.app import command, paths
+from packetfs.cli.invocation import Invocation
+from packetfs.cli.names import shown
+from packetfs.cli.quantities import amount, bytes_text, duration
+from packetfs.errors import EXIT_OK, PartialError
+from packetfs.events import Change
+
+_SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
+
+
+@command(
+    "pull",
+    examples="""
+packetfs pull /srv/volume::main ~/restored
+packetfs pull --delete /srv/volume::main@~1 ~/project
+packetfs pull -n /srv/volume::main@2026-11-20 ~/project
+packetfs pull /srv/volume::main:/docs/guide.md .
+""",
+)
+@click.argument("location", metavar="VOLUME::REF[@WHEN][:/PATH]", shell_complete=paths)
+@click.argument("directory", metavar="DIR", shell_complete=paths)
+@click.option("--delete", is_flag=True, help="Remove from DIR what the snapshot does not have.")
+@click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
+def pull(invocation: Invocation, *, location: str, directory: str, delete: bool, dry_run: bool) -> int:
+    """Write a snapshot, or a part of it, into a directory.
+
+    DIR is made if it is missing. A directory's contents land in DIR, a file under its own name. Files that are equal in
+    size and time are not touched; others are replaced as a whole, so that killed at any instant each is old or new.
+    """
+    output = invocation.output
+    place = invocation.location(location)
+    from packetfs.sync.checkout import pull as pull_into
+
+    def show(changes: Sequence[Change]) -> None:
+        if not dry_run and output.verbosity < 1:
+            return  # a million lines are only written when they were asked for
+        for change in changes:
+            text = f"{_SIGNS[change.action]} {shown(change.path)}"
+            if dry_run:
+                output.data(change, text)
+            else:
+                output.detail(change, text)
+
+    with invocation.open(place) as volume, output.meter("pull", prints_data=dry_run) as meter:
+        snapshot = volume.resolve(place.line, place.when)
+        report = pull_into(
+            volume,
+            snapshot,
+            place.path,
+            os.fsencode(directory),
+            delete=delete,
+            dry_run=dry_run,
+            progress=meter,
+            report=show,
+        )
+        seconds = meter.elapsed_s
+    summary = lines.Pulled(
+        volume=place.volume,
+        ref=place.line,
+        snapshot=snapshot.name,
+        target=os.fsencode(directory),
+        dry_run=dry_run,
+        created=report.created,
+        replaced=report.replaced,
+        metadata=report.metadata,
+        deleted=report.deleted,
+        unchanged=report.unchanged,
+        unsupported=report.unsupported,
+        owner_not_set=report.owner_not_set,
+        written_bytes=report.written_bytes,
+        seconds=round(seconds, 3),
+    )
+    counts = [
+        f"{count:,} {word}"
+        for count, word in (
+            (report.created, "created"),
+            (report.replaced, "replaced"),
+            (report.metadata, "with new metadata"),
+            (report.deleted, "deleted"),
+            (report.unchanged, "unchanged"),
+        )
+        if count
+    ]
+    output.notice(
+        summary,
+        f"{place.line}@{snapshot.short} {'would go' if dry_run else 'is'} in {shown(os.fsencode(directory))}: "
+        f"{', '.join(counts) or 'nothing in it'} ({bytes_text(report.written_bytes)} "
+        f"{'to write' if dry_run else 'written'}) in {duration(seconds)}",
+    )
+    if report.owner_not_set and output.verbosity > 0:
+        text = f"{amount(report.owner_not_set, 'name')} got you as the owner: only root can give files away"
+        output.notice(lines.Notice(code="owner-not-set", message=text), text)
+    if report.unsupported:
+        raise PartialError(
+            f"{amount(report.unsupported, 'name')} of a kind that cannot be written yet (pipes, devices) left out",
+            code="pull-incomplete",
+            unsupported=report.unsupported,
+        )
+    return EXIT_OK

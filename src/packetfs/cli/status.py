@@ -1,0 +1,57 @@
+"""`packetfs status`: how large a volume is and where its journal stands."""
+
+import click
+
+from packetfs.cli import lines
+from packetfs.cli.app import command, paths
+from packetfs.cli.invocation import Invocation
+from packetfs.cli.names import shown
+from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
+
+
+@command(
+    "status",
+    examples="""
+packetfs status /srv/volume
+packetfs status --json /srv/volume
+""",
+)
+@click.argument("volume", required=False, shell_complete=paths)
+def status(invocation: Invocation, volume: str | None) -> None:
+    """Tell how large a volume is and where its journal stands.
+
+    Logical: what separate copies of all snapshots would take. Unique: content that is stored once for all of them.
+    Stored: that and the trees and the journal. On disk: that and what is derived from it.
+    """
+    place = invocation.volume(volume)
+    with invocation.open(place) as opened:
+        found = opened.status()
+    line = lines.StatusLine(
+        volume=found.path,
+        volume_id=found.volume_id,
+        created=time_json(found.created_ns),
+        epoch=found.epoch,
+        position_seq=found.position.seq,
+        position_hash=found.position.hash.hex(),
+        refs=found.refs,
+        snapshots=found.snapshots,
+        logical_bytes=found.logical_bytes,
+        latest_bytes=found.latest_bytes,
+        unique_bytes=found.unique_bytes,
+        stored_bytes=found.stored_bytes,
+        disk_bytes=found.disk_bytes,
+        dedup_ratio=round(found.dedup_ratio, 3),
+        segments=found.segments,
+        open_segments=found.open_segments,
+    )
+    rows = [
+        ("volume", f"{shown(found.path)} ({found.volume_id})"),
+        ("created", time_text(found.created_ns)),
+        ("position", f"{found.position} in epoch {found.epoch}"),
+        ("snapshots", f"{found.snapshots:,} in {amount(found.refs, 'ref')}"),
+        ("logical", f"{bytes_text(found.logical_bytes)} ({bytes_text(found.latest_bytes)} in the latest)"),
+        ("unique", f"{bytes_text(found.unique_bytes)} ({found.dedup_ratio:.2f} : 1)"),
+        ("stored", f"{bytes_text(found.stored_bytes)} in {amount(found.segments, 'segment')}"),
+        ("on disk", bytes_text(found.disk_bytes)),
+    ]
+    invocation.output.data(line, "\n".join(f"{name:<10} {value}" for name, value in rows))

@@ -1,0 +1,168 @@
+"""Pull: write a snapshot, or a part of it, into a directory. The kernel does the writing; here it is decided what, and
+refused what could never be meant.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+from packetfs import kernel
+from packetfs.errors import RefusedError, UsageError, disk_error
+from packetfs.events import Change, Progress
+from packetfs.format.snapshot import Snapshot
+from packetfs.volume import Volume
+
+__all__ = ["PullReport", "pull"]
+
+
+@dataclass(frozen=True, slots=True)
+class PullReport:
+    """What a pull did (or, dry, would do), in names beneath the target."""
+
+    snapshot: Snapshot
+    dry_run: bool
+    created: int
+    replaced: int
+    metadata: int
+    """Names whose content stayed and whose mode, owner or time changed."""
+    deleted: int
+    unchanged: int
+    unsupported: int
+    """Entries of kinds that cannot be written yet; they are not there."""
+    owner_not_set: int
+    """Names that belong to us instead of their owner, because we are not root."""
+    written_bytes: int
+
+
+def pull(
+    volume: Volume,
+    snapshot: Snapshot,
+    path: bytes,
+    target: str | bytes,
+    *,
+    delete: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    report: Callable[[Sequence[Change]], None] | None = None,
+) -> PullReport:
+    """Make the directory `target` hold what `snapshot` has at `path`: a directory's contents, or one file by its name.
+
+    Files that are equal in kind, size and time are not touched; others are replaced as a whole. Names that the snapshot
+    does not have stay unless `delete`. If this raises, or the machine stops, each name is old or new, and running it
+    again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong file.
+    """
+    entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
+    directory = os.fsencode(target)
+    _refuse_volume(volume, directory, delete=delete)
+    root, total_files, total_bytes = _what(snapshot, entry, path)
+    if delete and entry.page is None:
+        raise UsageError(
+            f"{os.fsdecode(path)!r} is a single file: --delete would empty the directory around it",
+            hint="leave --delete out, or pull a directory",
+        )
+
+    def advance(entries: int, written_bytes: int) -> None:
+        if progress is not None:
+            progress(
+                Progress(
+                    phase="writing",
+                    files=entries,
+                    files_total=total_files,
+                    bytes=written_bytes,
+                    bytes_total=total_bytes,
+                )
+            )
+
+    def tell(changes: list[tuple[bytes, str, str, int]]) -> None:
+        if report is not None:
+            report(
+                [
+                    Change(path=name, action=action, kind=kind, size=size)  # type: ignore[arg-type]  # the kernel's words
+                    for name, action, kind, size in changes
+                ]
+            )
+
+    with _directory(directory, dry_run=dry_run) as existing:
+        done = kernel.checkout(
+            volume.space,
+            root,
+            existing,
+            delete=delete,
+            dry_run=dry_run,
+            owner=os.geteuid() == 0,
+            progress=advance,
+            report=tell,
+        )
+        if entry.page is not None and not dry_run:
+            _set_top(directory, entry)
+    return PullReport(
+        snapshot=snapshot,
+        dry_run=dry_run,
+        created=done.created,
+        replaced=done.replaced,
+        metadata=done.metadata,
+        deleted=done.deleted,
+        unchanged=done.unchanged,
+        unsupported=done.unsupported,
+        owner_not_set=done.owner_not_set,
+        written_bytes=done.written_bytes,
+    )
+
+
+def _what(
+    snapshot: Snapshot, entry: kernel.Entry, path: bytes
+) -> tuple[tuple[int, int, bytes] | list[kernel.Entry], int | None, int | None]:
+    """What the kernel is to write, and how many names and bytes that is where it is known beforehand."""
+    if entry.page is None:
+        return [entry], 1, entry.size
+    if path:
+        return entry.page, None, None
+    counted = snapshot.statistics
+    return entry.page, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
+
+
+def _refuse_volume(volume: Volume, directory: bytes, *, delete: bool) -> None:
+    """A pull into the volume's own files, or one that would delete them, is never meant."""
+    home = os.path.realpath(os.fsencode(volume.path))
+    target = os.path.realpath(directory)
+    if os.path.commonpath([home, target]) == home:
+        raise RefusedError(
+            f"{os.fsdecode(directory)!r} is inside the volume itself", hint="pull into a directory of your own"
+        )
+    if delete and os.path.commonpath([home, target]) == target:
+        raise RefusedError(
+            f"the volume lies inside {os.fsdecode(directory)!r}, and --delete would delete it",
+            hint="leave --delete out, or pull into another directory",
+        )
+
+
+@contextmanager
+def _directory(path: bytes, *, dry_run: bool) -> Iterator[bytes]:
+    """`path`, made if it is missing; for a dry run an empty directory stands in for it."""
+    try:
+        if not os.path.isdir(path):
+            if dry_run and not os.path.lexists(path):
+                from tempfile import TemporaryDirectory
+
+                with TemporaryDirectory(prefix="packetfs-") as stand_in:
+                    yield os.fsencode(stand_in)
+                return
+            os.makedirs(path)
+    except OSError as error:
+        raise disk_error("create the directory", path, cast("int", error.errno)) from None
+    yield path
+
+
+def _set_top(directory: bytes, entry: kernel.Entry) -> None:
+    """Give the target what the snapshot's own top directory had, as for every directory below it."""
+    try:
+        if os.geteuid() == 0:
+            os.chown(directory, entry.uid, entry.gid)
+        os.chmod(directory, entry.mode)
+        os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
+    except PermissionError:
+        return  # a directory that somebody else owns may be filled, not changed
+    except OSError as error:
+        raise disk_error("set mode and time of", directory, cast("int", error.errno)) from None
