@@ -1,0 +1,71 @@
+"""The real command, run as a user runs it: a process of its own, the installed entry point."""
+
+import json
+import os
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = Path(sysconfig.get_path("scripts")) / "packetfs"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Nothing of the developer's own settings reaches a test."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PACKETFS_", "XDG_"))}
+    return kept | {"HOME": str(home), "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+
+
+class Result:
+    """A finished command: exit code, both streams, and the events of `--json`."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr.decode("utf-8", "replace")
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Objects printed on stdout, in order."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The one event of that name."""
+        (found,) = (event for event in self.events if event["event"] == name)
+        return found
+
+
+Run = Callable[..., Result]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Start the command and leave it running."""
+
+    def begin(*arguments: str | bytes | Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [COMMAND, *arguments], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    return begin
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run the command to its end; unless `code` says otherwise it must succeed."""
+
+    def finish(*arguments: str | bytes | Path, code: int | None = 0, stdin: bytes = b"") -> Result:
+        done = subprocess.run(
+            [COMMAND, *arguments], env=environment(tmp_path), input=stdin, capture_output=True, check=False
+        )
+        result = Result(done)
+        assert "Traceback" not in result.err, result.err
+        if code is not None:
+            assert result.code == code, f"exit {result.code}: {result.err}"
+        return result
+
+    return finish

@@ -1,0 +1,208 @@
+"""A lost journal comes back from the segments, with every snapshot, and addresses are never given out twice."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packetfs.errors import DamagedError, RefusedError
+from packetfs.format.address import epoch_of, segment_of
+from packetfs.volume import Volume, sources_of
+from packetfs.volume.rebuild import rebuild
+from tests.volume.conftest import LARGE, TurnedEnv, on_disk, stored
+
+
+@pytest.fixture
+def lost(tmp_path: Path, source: Path, env: TurnedEnv) -> Path:
+    """A volume with three snapshots of two refs."""
+    path = tmp_path / "volume"
+    with Volume.create(path, env=env) as volume:
+        for number, ref in enumerate(("main", "other", "main")):
+            (source / "a/hello").write_text(f"version {number}")
+            volume.push(sources_of([source]), ref, message=f"number {number}")
+    return path
+
+
+def history(path: Path) -> list[object]:
+    with Volume.open(path) as volume:
+        return [(ref, seq, snapshot, stored(volume, snapshot)) for ref, seq, snapshot in volume.snapshots()]
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty", "garbage", "cut"])
+def test_every_snapshot_comes_back_in_a_new_epoch(loss: str, lost: Path, source: Path, env: TurnedEnv) -> None:
+    before = history(lost)
+    with Volume.open(lost) as volume:
+        position = volume.position
+    journal = lost / "journal.db"
+    match loss:
+        case "missing":
+            journal.unlink()
+        case "empty":
+            os.truncate(journal, 0)
+        case "garbage":
+            journal.write_bytes(LARGE)
+        case _:
+            os.truncate(journal, 9000)
+
+    rebuilt = rebuild(lost, env=env)
+
+    assert history(lost) == before
+    assert (rebuilt.recovered, rebuilt.position.seq, rebuilt.epoch) == (position, 4, 1)
+    assert bool(rebuilt.kept) == (loss != "missing")
+    with Volume.open(lost, env=env) as volume:
+        assert volume.check_journal() == rebuilt.position
+        (source / "new").write_bytes(LARGE[:5000])
+        snapshot = volume.push(sources_of([source]), "main").snapshot
+        assert snapshot is not None
+        assert stored(volume, snapshot) == on_disk(source)
+        new = [segment for segment, _, _ in volume.segments() if epoch_of(segment) == 1]
+        assert len(new) == 1
+        address, _ = volume.space.extents(volume.entry(snapshot, b"new"))[0]
+        assert segment_of(address) in new
+
+
+def test_a_journal_can_be_lost_again_and_again(lost: Path, source: Path) -> None:
+    before = history(lost)
+    for epoch in (1, 2, 3):
+        (lost / "journal.db").unlink()
+        assert rebuild(lost).epoch == epoch
+    assert history(lost) == before
+
+
+def test_an_empty_volume_comes_back_empty(tmp_path: Path) -> None:
+    Volume.create(tmp_path / "volume").close()
+    (tmp_path / "volume/journal.db").unlink()
+
+    rebuilt = rebuild(tmp_path / "volume")
+
+    assert (rebuilt.recovered.seq, rebuilt.segments) == (0, 0)
+    assert history(tmp_path / "volume") == []
+
+
+def test_a_sound_journal_is_left_alone(lost: Path) -> None:
+    before = (lost / "journal.db").read_bytes()
+
+    with pytest.raises(RefusedError):
+        rebuild(lost)
+
+    assert (lost / "journal.db").read_bytes() == before
+
+
+def test_an_old_copy_of_the_journal_is_replaced_by_what_the_segments_know(lost: Path, source: Path) -> None:
+    old = (lost / "journal.db").read_bytes()
+    for content in ("four", "five"):
+        (source / "a/hello").write_text(content)
+        with Volume.open(lost) as volume:
+            volume.push(sources_of([source]), "main")
+    before = history(lost)
+    (lost / "journal.db").write_bytes(old)
+
+    rebuilt = rebuild(lost)
+
+    assert rebuilt.recovered.seq == 5
+    assert history(lost) == before
+
+
+def test_an_entry_that_is_missing_in_the_middle_is_not_papered_over(lost: Path) -> None:
+    """Rather no journal than one that says less than was committed."""
+    with Volume.open(lost) as volume, volume.journal.reading() as db:
+        address = db.execute("SELECT address FROM journal WHERE seq = 2").get
+        data = lost / "segments" / f"{volume.space.slot(segment_of(address))}.data"
+    (lost / "journal.db").unlink()
+    with open(data, "r+b") as file:
+        file.seek(address % (1 << 26) + 70)
+        file.write(b"\xff\xff\xff")
+
+    with pytest.raises(DamagedError, match="entry 2 is not in the segments"):
+        rebuild(lost)
+
+    assert not (lost / "journal.db").exists()
+
+
+def test_an_entry_of_a_push_that_was_killed_before_its_commit_gives_way(lost: Path, source: Path) -> None:
+    """Two entries follow one: the chain that went on is the one."""
+    journal = (lost / "journal.db").read_bytes()
+    (source / "a/hello").write_text("killed")
+    with Volume.open(lost) as volume:
+        volume.push(sources_of([source]), "main")
+    for name in ("journal.db-wal", "journal.db-shm"):
+        (lost / name).unlink(missing_ok=True)
+    (lost / "journal.db").write_bytes(journal)  # as if the transaction had never become durable
+    (source / "a/hello").write_text("went on")
+    with Volume.open(lost) as volume:
+        with volume.filling() as elsewhere:  # the killed one's segment is not cut
+            elsewhere.grant(None)
+            volume.push(sources_of([source]), "main")
+        volume.push(sources_of([source]), "main", always=True)
+    before = history(lost)
+    (lost / "journal.db").unlink()
+
+    rebuild(lost)
+
+    assert history(lost) == before
+
+
+def test_a_torn_chunk_table_costs_no_more_than_what_was_torn(lost: Path) -> None:
+    before = history(lost)
+    (lost / "journal.db").unlink()
+    for table in (lost / "segments").glob("*.chunks"):
+        with open(table, "ab") as file:
+            file.write(b"\0\0\0\0\2\0\0\0" + b"x" * 50)
+
+    rebuild(lost)
+
+    assert history(lost) == before
+
+
+def test_bytes_that_a_power_cut_took_are_never_pointed_to(lost: Path, source: Path, tmp_path: Path) -> None:
+    """A chunk table may reach the disk before its bytes. What it promises beyond the last entry is checked."""
+    with Volume.open(lost) as volume, volume.filling() as filling:
+        lease = filling.grant(None)
+        address = lease.append_journal(LARGE[:50_000])
+        lease.sync()
+        data = lost / "segments" / f"{volume.space.slot(segment_of(address))}.data"
+    before = history(lost)
+    (lost / "journal.db").unlink()
+    with open(data, "r+b") as file:
+        file.seek(address % (1 << 26))
+        file.write(bytes(50_000))
+
+    rebuild(lost)
+
+    assert history(lost) == before
+    with Volume.open(lost) as volume:
+        for segment, head, _ in volume.segments():
+            assert volume.space.verify(segment, 0, 1 << 30)[1:] == (head, [])
+
+
+REBUILD = """
+import sys
+from packetfs import kernel
+from packetfs.volume.rebuild import rebuild
+kernel.crash_at(int(sys.argv[2]))
+rebuild(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_a_rebuild_that_is_killed_is_run_again(lost: Path, tmp_path: Path) -> None:
+    before = history(lost)
+    os.truncate(lost / "journal.db", 100)
+    pristine = tmp_path / "pristine"
+    shutil.copytree(lost, pristine)
+    for point in range(1, 100):
+        ended = subprocess.run([sys.executable, "-c", REBUILD, lost, str(point)], capture_output=True, check=False)
+        try:
+            rebuild(lost)
+        except RefusedError:
+            pass  # the killed one had finished
+        assert history(lost) == before
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -9, ended.stderr
+        shutil.rmtree(lost)
+        shutil.copytree(pristine, lost)
+    assert 3 < point < 99
