@@ -75,7 +75,8 @@ def main() -> int:
         row = measure(pair)
         rows.append(row)
         print(
-            f"{row.pair:<30}{row.new_bytes / 1e6:7.1f}  {row.casc64_average / 1024:7.2f}{row.fastcdc_average / 1024:7.2f}"
+            f"{row.pair:<30}{row.new_bytes / 1e6:7.1f}"
+            f"  {row.casc64_average / 1024:7.2f}{row.fastcdc_average / 1024:7.2f}"
             f"  {shown(row.casc64):>23}{shown(row.fastcdc):>23}{row.fastcdc[0]:>10.2%}  {row.ratio:.3f}"
             f"{'' if row.counts else '  (few)'}",
             flush=True,
@@ -86,6 +87,8 @@ def main() -> int:
         f"{len(ratios)} pairs count: mean ratio {mean:.4f} (limit {MEAN_LIMIT}), worst {worst:.4f} (limit {PAIR_LIMIT})"
     )
     print(f"all {len(rows)} pairs: mean ratio {fmean(row.ratio for row in rows):.4f}")
+    published = [fmean(row.casc64) / row.fastcdc[0] for row in rows]
+    print(f"all of them, FastCDC's published table alone: mean {fmean(published):.4f}, worst {max(published):.4f}")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"mean": mean, "worst": worst, "rows": [asdict(row) for row in rows]}, indent=1))
     return 0 if mean <= MEAN_LIMIT and worst <= PAIR_LIMIT else 1

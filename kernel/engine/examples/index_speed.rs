@@ -1,7 +1,8 @@
 //! Measures the index beside its goals: `cargo run --release --example index_speed [ENTRIES]` (10,000,000 by default).
 //!
-//! Look-ups are of random tags, half of them present, in batches of 4096, one thread, tables warm; a plain sorted array and
-//! a std hash map answer the same questions for comparison. It writes to a temporary directory (TMPDIR) and removes it.
+//! Look-ups are of random tags, half of them present, in batches of 4096, one thread, tables warm; a plain sorted array
+//! and a std hash map answer the same questions for comparison. It writes to a temporary directory (TMPDIR) and removes
+//! it.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use packetfs_engine::chunker::Params;

@@ -1,8 +1,9 @@
 //! The index: which addresses a digest's tag may be at. Derived, and never believed without confirmation.
 //!
-//! Immutable sorted tables in `index/`, mapped, and a small open table in memory. Whoever asks confirms each claim against
-//! a chunk table; a lost or damaged index costs time or duplicate bytes, never correctness, so anything wrong with it
-//! means: discarded, and caught up again from the chunk tables. Layout: docs/formats/index.md; reasons: docs/adr/0002-index.md.
+//! Immutable sorted tables in `index/`, mapped, and a small open table in memory. Whoever asks confirms each claim
+//! against a chunk table; a lost or damaged index costs time or duplicate bytes, never correctness, so anything wrong
+//! with it means: discarded, and caught up again from the chunk tables. Layout: docs/formats/index.md; reasons:
+//! docs/adr/0002-index.md.
 
 mod manifest;
 mod open;
@@ -58,7 +59,8 @@ struct Tables {
 }
 
 impl Index {
-    /// Opens what is there. A missing index is an empty one; so is one that cannot be believed, and `discarded` says why.
+    /// Opens what is there. A missing index is an empty one; so is one that cannot be believed, and `discarded` says
+    /// why.
     pub fn open(directory: &Path, volume_id: [u8; 16]) -> Self {
         let (tables, discarded) = match load(directory, &volume_id) {
             Ok(tables) => (tables, None),
@@ -124,17 +126,20 @@ impl Index {
             largest.find_batch(tags, claims);
         }
         // What the largest does not know is asked of the others, which are much smaller.
-        let (mut rest, mut places, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        let mut places: Vec<usize> = if tables.len() > 0 { (0..count).collect() } else { Vec::new() };
+        let (mut rest, mut found) = (vec![0; places.len()], vec![0; places.len()]);
         for table in tables {
-            rest.clear();
-            places.clear();
-            for (place, tag) in tags.iter().enumerate().filter(|(place, _)| claims[*place] == 0) {
-                rest.push(*tag);
-                places.push(place);
+            // Without a branch: whether a tag was found is a coin toss that no processor predicts.
+            let mut kept = 0;
+            for at in 0..places.len() {
+                let place = places[at];
+                places[kept] = place;
+                rest[kept] = tags[place];
+                kept += usize::from(claims[place] == 0);
             }
-            found.clear();
-            found.resize(rest.len(), 0);
-            table.find_batch(&rest, &mut found);
+            places.truncate(kept);
+            found[..kept].fill(0);
+            table.find_batch(&rest[..kept], &mut found[..kept]);
             places.iter().zip(&found).for_each(|(place, claim)| claims[*place] = *claim);
         }
         for open in state.sealed.as_deref().into_iter().chain([&state.open]).filter(|open| open.count() > 0) {
@@ -271,8 +276,8 @@ fn coverage(ours: &BTreeMap<u64, u64>, disk: &BTreeMap<u64, u64>, inserted: &BTr
     covered
 }
 
-/// How many of the tables (largest first) stay as they are when `new` entries come: the smaller ones are merged until each
-/// table is at least twice the next, so that an entry is rewritten some log2(entries) times in its life.
+/// How many of the tables (largest first) stay as they are when `new` entries come: the smaller ones are merged until
+/// each table is at least twice the next, so that an entry is rewritten some log2(entries) times in its life.
 fn tables_kept(counts: &[u64], new: u64) -> usize {
     let (mut kept, mut merged) = (counts.len(), new);
     while kept > 0 && (counts[kept - 1] < 2 * merged || kept >= TABLES_MAX) {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::fault;
 use crate::keys::Digest;
 use crate::space::{Committed, Space};
-use crate::table::{HEADER_BYTES, Header, Kind, Record, encode_batch};
+use crate::table::{HEADER_BYTES, Header, Kind, RECORD_BYTES, Record, encode_batch};
 
 /// Bytes gathered before a write: below this the system call costs more than the copy.
 const WRITE_BYTES: usize = 1 << 20;
@@ -31,6 +31,10 @@ pub const ALIGNMENT: u64 = 4096;
 const TABLE_WRITE_BYTES: usize = 1 << 20;
 /// Records in a batch at most, so that what waits in memory stays small (300 KB).
 const BATCH_RECORDS: usize = 8192;
+
+/// A segment takes no more once its chunk table is this long: 220,000 chunks. With files of 30 bytes it would otherwise hold two
+/// million, and who reads one chunk of it parses the whole table.
+const TABLE_BYTES_MAX: u64 = 8 << 20;
 
 /// An open segment with its head. Its chunk table is locked (flock) as long as it lives.
 pub struct Lease {
@@ -115,8 +119,14 @@ impl Lease {
         segment_start(self.segment) + u64::from(self.head)
     }
 
-    /// Bytes that still fit.
+    /// Bytes that still may be put into it; 0 as well once it has too many chunks.
     pub fn room(&self) -> u64 {
+        let waiting = self.encoded.len() + self.batch.len() * RECORD_BYTES;
+        if self.table_bytes + waiting as u64 >= TABLE_BYTES_MAX { 0 } else { self.left() }
+    }
+
+    /// Addresses left in the segment.
+    fn left(&self) -> u64 {
         SEGMENT_BYTES - u64::from(self.head)
     }
 
@@ -124,7 +134,7 @@ impl Lease {
     /// What is skipped is a gap: no chunk, zeros on disk.
     pub fn align(&mut self, offset: u64) -> Result<()> {
         let gap = offset.wrapping_sub(self.head.into()) % ALIGNMENT;
-        if gap == 0 || gap > self.room() {
+        if gap == 0 || gap > self.left() {
             return Ok(());
         }
         self.close_batch()?;
@@ -142,8 +152,8 @@ impl Lease {
         if total != bytes.len() as u64 || chunks.iter().any(|chunk| chunk.0 == 0) {
             return Err(Error::Invalid(format!("chunks of {total} bytes given for {} bytes", bytes.len())));
         }
-        if total > self.room() {
-            return Err(Error::Invalid(format!("{total} bytes do not fit into the {} left", self.room())));
+        if total > self.left() {
+            return Err(Error::Invalid(format!("{total} bytes do not fit into the {} left", self.left())));
         }
         let start = self.head;
         self.write(bytes)?;
@@ -397,6 +407,26 @@ mod tests {
 
         assert!(matches!(longer, Err(Error::Damaged(_))));
         assert!(matches!(wider, Err(Error::Damaged(_))));
+    }
+
+    #[test]
+    fn a_segment_of_tiny_chunks_ends_before_its_addresses_do() {
+        let (_directory, space) = empty_space();
+        let mut lease = Lease::open(&space, 1, 0, 0, true).unwrap().unwrap();
+        let mut appended = 0u32;
+        while lease.room() > 0 {
+            let chunks: Vec<_> =
+                (appended..appended + 10_000).map(|n| (1, Kind::Data, digest(&n.to_le_bytes()))).collect();
+            lease.append(&[0; 10_000], &chunks).unwrap();
+            appended += 10_000;
+        }
+        let committed = lease.sync().unwrap();
+        drop(lease);
+
+        let again = Lease::open(&space, 1, committed.head, committed.table_bytes, false).unwrap().unwrap();
+
+        assert!((220_000..250_000).contains(&appended));
+        assert_eq!(again.room(), 0);
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub mod space;
 pub mod stat_cache;
 pub mod table;
 pub mod tree;
+mod varint;
 pub mod verify;
 pub mod walk;
-mod varint;
 
 pub use address::{Address, Extent};
 pub use error::{Error, Result};

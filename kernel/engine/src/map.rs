@@ -391,6 +391,7 @@ struct Row {
 }
 
 impl Row {
+    #[expect(clippy::declare_interior_mutable_const, reason = "copied into each row of a static table, never read")]
     const FREE: Row = Row {
         taken: AtomicBool::new(false),
         start: AtomicUsize::new(0),

@@ -6,7 +6,8 @@
 use crate::address::SEGMENT_BITS;
 use crate::keys::{derive, keyed};
 
-/// Six rounds of a good PRF resist every known distinguisher; ten leave room, at 0.9 us a name (examples/index_speed.rs).
+/// Six rounds of a good PRF resist every known distinguisher; ten leave room, at 0.9 us a name
+/// (examples/index_speed.rs).
 const ROUNDS: u8 = 10;
 const HALF_BITS: u32 = SEGMENT_BITS / 2;
 const _: () = assert!(SEGMENT_BITS.is_multiple_of(2), "the two halves of a balanced Feistel network are equal");

@@ -75,7 +75,8 @@ struct Held {
 }
 
 impl Space {
-    /// Opens the space of the volume in `directory`. Nothing is committed before it is admitted, and nothing is written.
+    /// Opens the space of the volume in `directory`. Nothing is committed before it is admitted, and nothing is
+    /// written.
     pub fn open(directory: &Path, volume_id: [u8; 16], keys: Keys, params: Params) -> Result<Arc<Space>> {
         let index = Index::open(&directory.join("index"), volume_id);
         Ok(Arc::new(Space {
@@ -211,7 +212,8 @@ impl Space {
 
     /// The bytes of an extent, every chunk of them verified against its digest.
     ///
-    /// `Damaged` names slot, segment and offset of the first chunk that is not what it should be; nothing is shown then.
+    /// `Damaged` names slot, segment and offset of the first chunk that is not what it should be; nothing is shown
+    /// then.
     pub fn read(&self, extent: Extent) -> Result<Slice> {
         let chunks = self.chunks(extent)?;
         let slice = self.slice(extent)?;
@@ -273,8 +275,8 @@ impl Space {
         move |address| committed.get(&segment_of(address)).is_some_and(|segment| offset_of(address) < segment.head)
     }
 
-    /// If the index on disk was discarded, by us or by another process, its stamps say less than was `covered`: then what
-    /// they say is all that the index has. Answers whether it is so.
+    /// If the index on disk was discarded, by us or by another process, its stamps say less than was `covered`: then
+    /// what they say is all that the index has. Answers whether it is so.
     fn fall_back(&self, covered: &BTreeMap<u64, u64>, indexed: &mut BTreeMap<u64, u64>) -> bool {
         let stamps = self.index.stamps();
         let mut fallen = false;
@@ -292,7 +294,8 @@ impl Space {
     fn catch_up(&self, rows: &[Committed]) {
         let mut indexed = lock(&self.indexed);
         if !self.catch_up_once(rows, &mut indexed) {
-            // The index shrank while we were at it. Once more, for all; if it shrinks again, the next admission goes on.
+            // The index shrank while we were at it. Once more, for all; if it shrinks again, the next admission goes
+            // on.
             self.catch_up_once(&self.all_committed(), &mut indexed);
         }
     }

@@ -9,9 +9,9 @@
 //! subtree is copied into the next stat cache as bytes.
 
 use std::ffi::CStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -404,7 +404,10 @@ pub struct OpenDirectory {
 impl Writer {
     /// Begins a stat cache at `path`, which it replaces.
     pub fn create(path: &Path, volume_id: &[u8; 16]) -> Result<Writer> {
-        let file = File::create(path).map_err(|e| Error::io("create", path, e))?;
+        // It names every file of the sources: nobody else's business.
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+        let file = opened.map_err(|e| Error::io("create", path, e))?;
         let buffer = header(volume_id).to_vec();
         Ok(Writer { path: path.to_path_buf(), file, buffer, position: HEADER_BYTES })
     }
@@ -541,7 +544,7 @@ mod tests {
 
     fn record(number: u64) -> Record {
         let stat = Stat { dev: 40, ino: number, mtime_ns: -(number as i64), ..Stat::default() };
-        Record { stat, page: page(number), trusted: number % 2 == 0 }
+        Record { stat, page: page(number), trusted: number.is_multiple_of(2) }
     }
 
     fn row(number: u64) -> Row {
@@ -556,7 +559,8 @@ mod tests {
             ctime_ns: i64::MAX - number as i64,
             nlink: 0,
         };
-        Row { child: None, stat, link_id: (number % 4 == 0) as u64 * number, trusted: number % 5 != 0 }
+        let link_id = if number.is_multiple_of(4) { number } else { 0 };
+        Row { child: None, stat, link_id, trusted: !number.is_multiple_of(5) }
     }
 
     /// A directory of `rows` files with a directory of one file after every 1,000th.
@@ -654,6 +658,20 @@ mod tests {
 
         assert!(stat.is_clean(10) && !stat.is_clean(9));
         assert!(!Stat { mtime_ns: 10, ..stat }.is_clean(10));
+    }
+
+    /// The stat cache in tests/golden, never edited: 1,500 rows in two groups, one directory in them.
+    #[test]
+    fn a_stat_cache_of_version_1_is_the_golden_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache");
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/stat-cache-v1.bin");
+
+        write(&path, 1500);
+
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(golden).unwrap());
+        let cache = StatCache::open(Path::new(golden), &VOLUME).unwrap();
+        assert_whole(&cache, cache.root(), 1500);
     }
 
     /// Every row of a whole cache, as far as it can be read.

@@ -499,7 +499,9 @@ mod tests {
         }
 
         #[test]
-        fn only_the_batches_written_later_are_news(batches in batches_strategy(), split in any::<prop::sample::Index>()) {
+        fn only_the_batches_written_later_are_news(
+            batches in batches_strategy(), split in any::<prop::sample::Index>()
+        ) {
             let split = split.index(batches.len() + 1);
             let table = parse(file(&batches)).unwrap();
 
@@ -519,7 +521,8 @@ mod tests {
 
         #[test]
         fn one_flipped_bit_or_a_cut_inside_a_batch_is_noticed(
-            batches in batches_strategy(), at in any::<prop::sample::Index>(), bit in 0..8, cut in any::<prop::sample::Index>()
+            batches in batches_strategy(),
+            at in any::<prop::sample::Index>(), bit in 0..8, cut in any::<prop::sample::Index>()
         ) {
             let whole = file(&batches);
             let boundaries: Vec<usize> = (0..=batches.len()).map(|n| file(&batches[..n]).len()).collect();

@@ -1,4 +1,5 @@
-//! Every committed byte against its digest, a bounded piece at a time. It finds damage and names it; it repairs nothing.
+//! Every committed byte against its digest, a bounded piece at a time. It finds damage and names it; it repairs
+//! nothing.
 
 use crate::address::{Extent, segment_start};
 use crate::error::{Error, Result};

@@ -2,6 +2,8 @@
 //!
 //! What Python sees is described in `src/packetfs/_kernel.pyi`, which stubtest holds against this crate.
 
+#![allow(clippy::too_many_arguments, reason = "a function here has the arguments that Python gives by keyword")]
+
 mod chunker;
 mod entry;
 mod failure;

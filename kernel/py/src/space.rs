@@ -65,14 +65,7 @@ impl Space {
         self.engine.slot(segment)
     }
 
-    fn lease(
-        &self,
-        py: Python<'_>,
-        segment: u64,
-        head: u32,
-        table_bytes: u64,
-        fresh: bool,
-    ) -> PyResult<Option<Lease>> {
+    fn lease(&self, py: Python<'_>, segment: u64, head: u32, table_bytes: u64, fresh: bool) -> PyResult<Option<Lease>> {
         let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh));
         Ok(lease.map_err(|error| raised(py, error))?.map(|lease| Lease::of(Arc::new(Mutex::new(lease)))))
     }
@@ -104,9 +97,8 @@ impl Space {
     }
 
     fn verify(&self, py: Python<'_>, segment: u64, start: u32, budget: u64) -> PyResult<Verified> {
-        let part = py
-            .detach(|| verify::verify(&self.engine, segment, start, budget))
-            .map_err(|error| raised(py, error))?;
+        let part =
+            py.detach(|| verify::verify(&self.engine, segment, start, budget)).map_err(|error| raised(py, error))?;
         let damaged = part.damaged.iter().map(|extent| (extent.address, extent.length)).collect();
         Ok((part.checked_bytes, part.next_start, damaged))
     }
@@ -119,12 +111,7 @@ impl Space {
         Ok(found.into_iter().map(|value| Difference { value }).collect())
     }
 
-    fn files_touching(
-        &self,
-        py: Python<'_>,
-        page: PageArgument,
-        extents: Vec<(u64, u64)>,
-    ) -> PyResult<Vec<Vec<u8>>> {
+    fn files_touching(&self, py: Python<'_>, page: PageArgument, extents: Vec<(u64, u64)>) -> PyResult<Vec<Vec<u8>>> {
         let root = page_from(&page)?;
         let extents = extents_from(&extents);
         py.detach(|| tree::files_touching(&*self.engine, &root, &extents)).map_err(|error| raised(py, error))

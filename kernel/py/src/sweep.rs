@@ -155,8 +155,7 @@ pub fn ingest(
     grant: Py<PyAny>,
     progress: Py<PyAny>,
 ) -> PyResult<Ingested> {
-    let sources: Vec<Source> =
-        sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
+    let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
         prior: prior.map(path_of),
         next: next.map(path_of),
@@ -201,10 +200,8 @@ struct PythonWatch {
 
 impl Watch for PythonWatch {
     fn progress(&mut self, progress: &engine_checkout::Progress) -> Result<()> {
-        Python::attach(|py| {
-            self.progress.bind(py).call1((progress.entries, progress.written_bytes)).map(drop)
-        })
-        .map_err(carried)
+        Python::attach(|py| self.progress.bind(py).call1((progress.entries, progress.written_bytes)).map(drop))
+            .map_err(carried)
     }
 
     fn report(&mut self, batch: &[Change]) -> Result<()> {

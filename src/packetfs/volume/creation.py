@@ -120,7 +120,10 @@ def _rename(staging: str, path: str) -> None:
 
 def _remove_abandoned(parent: str, prefix: str) -> None:
     """Remove what a killed `create` left; a living one holds a lock on its directory."""
-    for entry in os.scandir(parent):
+    found: list[os.DirEntry[str]] = []
+    with suppress(OSError):  # a directory in which one may create but not look
+        found = list(os.scandir(parent))
+    for entry in found:
         if not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
             continue
         with suppress(OSError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from packetfs import kernel
 from packetfs.env import Env
-from packetfs.errors import ConflictError, RefusedError, UsageError, disk_error
+from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.entry import Commit
@@ -195,7 +195,9 @@ class _Push:
             if cache is not None:
                 cache.discard()
         if not dry_run and volume.space.open_entries >= _PUBLISH_ENTRIES:
-            volume.space.publish_index()
+            # The ref has moved: that a full disk has no room for a derived file must not look as if it had not.
+            with suppress(UnavailableError):
+                volume.space.publish_index()
         return PushReport(
             ref=self.ref,
             snapshot=after,
@@ -272,12 +274,17 @@ class _StatCache:
 
     def begin(self) -> bytes:
         """Where the kernel writes the next one."""
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        directory = os.path.dirname(self._path)
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise disk_error("create", directory, error.errno or 0) from None
         return os.fsencode(self._next)
 
     def publish(self) -> None:
         """Trust the next one from now on. What it points to is committed, or this would not be reached."""
-        with suppress(FileNotFoundError):  # it is not written when nothing has changed
+        # It is not written when nothing has changed; and without it the next push only reads more.
+        with suppress(OSError):
             kernel.fault_point()
             os.replace(self._next, self._path)
 

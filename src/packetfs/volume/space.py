@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import apsw
 
 from packetfs import kernel
-from packetfs.errors import DamagedError, UnavailableError
+from packetfs.errors import DamagedError, UnavailableError, disk_error
 from packetfs.format.address import COUNTER_BITS, COUNTER_MAX, SEGMENT_BYTES, segment_number
 from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Entry, decode_entry
 from packetfs.volume import refs
@@ -181,8 +181,8 @@ class Filling:
             db,
             (int, int, int, int, bytes),
             f"SELECT segment, head, table_bytes, state, row_check FROM segments WHERE state = {OPEN} "  # noqa: S608
-            "ORDER BY head DESC LIMIT ?",
-            (_TRIES_MAX,),
+            "AND segment > ? ORDER BY head DESC LIMIT ?",
+            (epoch_ << COUNTER_BITS, _TRIES_MAX),  # what an older epoch left is never filled further
         )
         for segment, head, table_bytes, state, check in rows:
             _check_row(self._keys, (segment, head, table_bytes, state), check)
@@ -227,6 +227,8 @@ class Filling:
             found = [entry for entry in self._entries(f"{slot}.data", entries) if entry is not None]
         except (FileNotFoundError, BlockingIOError):
             return  # not there yet; or somebody fills it, and it will not be ours
+        except OSError as error:
+            raise disk_error("read", f"{slot}.chunks", error.errno or 0) from None
         last, _ = refs.last_entry(db, self._keys)
         newest = max((entry.seq for entry in found), default=0)
         if newest > last.seq + 1 or table_bytes is None:

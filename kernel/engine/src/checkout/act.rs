@@ -249,7 +249,7 @@ impl Group {
     }
 
     /// How many names it touches.
-    pub fn len(&self) -> usize {
+    pub fn names(&self) -> usize {
         self.moves.len() + self.removals.len() + self.finishes.len()
     }
 

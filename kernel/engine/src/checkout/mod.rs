@@ -45,6 +45,7 @@ const OPEN_LEVELS: usize = 128;
 
 /// What to write.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a checkout")]
 pub enum Root {
     /// The contents of a stored directory.
     Directory(PageRef),
@@ -844,7 +845,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
 
     /// After each name: closes a group that is full, and lets the watcher know in time.
     fn tick(&mut self) -> Result<()> {
-        let full = self.group_files + self.group.len() >= GROUP_NAMES_MAX
+        let full = self.group_files + self.group.names() >= GROUP_NAMES_MAX
             || self.group_bytes >= GROUP_BYTES_MAX
             || self.group.held() >= self.held_max
             || self.changes.len() >= REPORT_MAX;

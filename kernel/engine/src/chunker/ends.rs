@@ -26,7 +26,7 @@ impl Ends {
         self.count += 1;
     }
 
-    pub(super) fn found(&self) -> &[u32] {
+    pub(super) fn ends(&self) -> &[u32] {
         &self.list[..self.count]
     }
 }

@@ -140,16 +140,17 @@ pub(crate) fn within_offsets(data: &[u8], last: bool) -> (&[u8], bool) {
     }
 }
 
-/// Finds one chunk end after the other; keeps its buffers between calls.
+/// Finds one chunk end after the other; keeps its buffers between calls and has none before it needs them: most
+/// files are shorter than the minimum.
 pub(crate) struct Cutter<'p> {
     profile: &'p Profile,
-    candidates: Ends,
+    candidates: Option<Ends>,
     ranks: Vec<u32>,
 }
 
 impl<'p> Cutter<'p> {
     pub(crate) fn new(profile: &'p Profile) -> Self {
-        Cutter { profile, candidates: Ends::new(), ranks: Vec::with_capacity(STRIDE) }
+        Cutter { profile, candidates: None, ranks: Vec::new() }
     }
 
     /// The end of the chunk that begins at `start`; `None` at the end of data or where it cannot be known yet.
@@ -169,12 +170,13 @@ impl<'p> Cutter<'p> {
     /// The first end in `start + min ..= limit` whose rank is low enough for its distance from `start`.
     fn first_accepted(&mut self, data: &[u8], start: usize, limit: usize) -> Option<usize> {
         let Profile { params, schedule, ranker, selection, path } = self.profile;
+        let passed = self.candidates.get_or_insert_with(Ends::new);
         let mut from = start + params.min as usize;
         while from <= limit {
             let to = limit.min(from + STRIDE - 1);
-            self.candidates.clear();
-            path.filter(schedule, selection.filter_mask(), data, from, to, &mut self.candidates);
-            let candidates = self.candidates.found();
+            passed.clear();
+            path.filter(schedule, selection.filter_mask(), data, from, to, passed);
+            let candidates = passed.ends();
             if !candidates.is_empty() {
                 self.ranks.clear();
                 path.ranks(ranker, data, candidates, &mut self.ranks);

@@ -18,6 +18,7 @@ pub(super) type RoundKeys = [[u8; BLOCK]; 11];
 pub(super) struct Ranker {
     cipher: Aes128,
     /// The same key expanded, for paths that run the rounds themselves.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub round_keys: RoundKeys,
 }
 

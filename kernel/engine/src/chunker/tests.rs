@@ -65,7 +65,7 @@ proptest! {
         let filtered = |path: Path| {
             let mut ends = Ends::new();
             path.filter(&schedule, (1 << mask) - 1, &data, from, to, &mut ends);
-            ends.found().to_vec()
+            ends.ends().to_vec()
         };
         for path in paths() {
             prop_assert_eq!(filtered(path), filtered(Path::Portable));

@@ -1,7 +1,8 @@
 //! An immutable table of claims, sorted by tag, looked up in its mapped file.
 //!
-//! Layout: docs/formats/index.md. Only header and lengths are checked on opening: an entry is a claim that somebody else
-//! confirms, so a damaged one is a missed or a refused claim and never a wrong answer. Nothing here may panic on it.
+//! Layout: docs/formats/index.md. Only header and lengths are checked on opening: an entry is a claim that somebody
+//! else confirms, so a damaged one is a missed or a refused claim and never a wrong answer. Nothing here may panic on
+//! it.
 
 use super::Entry;
 use crate::address::Address;
@@ -171,8 +172,8 @@ fn range(fan: &[[u8; 4]], bucket: usize, count: usize) -> (usize, usize) {
 
 /// Writes the union of ascending `sources` to the new file at `path`, synced, and returns how many entries it has.
 ///
-/// Memory is two buffers, whatever the size. A source that turns out not to ascend is `Damaged`; the file is then garbage
-/// that no manifest names.
+/// Memory is two buffers, whatever the size. A source that turns out not to ascend is `Damaged`; the file is then
+/// garbage that no manifest names.
 pub(super) fn write(
     path: &Path,
     volume_id: &[u8; 16],

@@ -187,7 +187,8 @@ fn no_index_is_an_empty_index() {
 
 #[test]
 fn a_bad_manifest_or_table_discards_the_index_and_says_why() {
-    let damages: [(&str, &dyn Fn(&mut Vec<u8>)); 6] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>));
+    let damages: [Damage; 6] = [
         ("manifest", &|bytes| bytes[50] ^= 1),
         ("manifest", &|bytes| bytes.truncate(20)),
         ("manifest", &|bytes| bytes.clear()),

@@ -13,9 +13,9 @@ mod store;
 pub(crate) mod tests;
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 pub use report::{Host, Ingested, LeaseHandle, Options, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
@@ -34,7 +34,7 @@ use read::{End, Group, Reader, Window, attempts};
 use settle::{Before, Settle, Settled};
 use store::Store;
 
-/// The host hears at least this often how far it is, as long as files are being read.
+/// The host hears about this often how far it is, also while nothing arrives: that is how it stops us.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(80);
 
 /// What the scout sends.
@@ -77,34 +77,36 @@ pub fn ingest_stream(
     host: &mut dyn Host,
 ) -> Result<Ingested> {
     let mut store = Store::new(space, host, dry_run);
-    let reader = reader(space);
-    let (sender, receiver) = sync_channel(1);
     let mut content = store.begin_file();
     let mut counts = Progress { directories: 1, ..Progress::default() };
-    std::thread::scope(|scope| {
-        let scout = scope.spawn(|| {
-            let sender = sender;
-            reader.read_windows(input, u64::MAX, &mut |window| sender.send(window).is_ok())
-        });
-        // Owned here, so that an error stops the scout at its next window.
-        let receiver: Receiver<Window> = receiver;
-        let mut told = Instant::now();
-        for window in &receiver {
-            store.place(&mut content, &window.bytes, &window.chunks)?;
-            counts.logical_bytes += window.bytes.len() as u64;
-            reader.give_back(window.bytes);
-            if told.elapsed() >= PROGRESS_INTERVAL {
-                store.progress(&counts_of(&store, counts))?;
-                told = Instant::now();
+    let reader = Arc::new(reader(space));
+    let input = input.try_clone_to_owned().map_err(|e| Error::io("open", "-", e))?;
+    let (sender, receiver) = sync_channel(1);
+    let scouting = Arc::clone(&reader);
+    // Not waited for when settling fails: it may sit in a read of a pipe that never ends. It stops at its next window.
+    let scout = std::thread::spawn(move || {
+        scouting.read_windows(input.as_fd(), u64::MAX, &mut |window: Window| sender.send(window).is_ok())
+    });
+    let mut told = Instant::now();
+    loop {
+        match receiver.recv_timeout(PROGRESS_INTERVAL) {
+            Ok(window) => {
+                store.place(&mut content, &window.bytes, &window.chunks)?;
+                counts.logical_bytes += window.bytes.len() as u64;
+                reader.give_back(window.bytes);
             }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        drop(receiver);
-        match scout.join() {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(errno)) => Err(Error::io("read", "-", errno)),
-            Err(panic) => std::panic::resume_unwind(panic),
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            store.progress(&counts_of(&store, counts))?;
+            told = Instant::now();
         }
-    })?;
+    }
+    match scout.join() {
+        Ok(read) => read.map_err(|errno| Error::io("read", "-", errno))?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
     counts.files = 1;
     let (size, digest, content) = store.end_file(content)?;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
@@ -221,22 +223,30 @@ fn scout_large(reader: &Reader, at: &CStr, work: &Work, sender: &SyncSender<Mess
 /// The other side: stores what arrives, and tells the host.
 fn settle_all(settle: &mut Settle<'_, '_, '_>, reader: &Reader, receiver: Receiver<Message>) -> Result<()> {
     let mut told = Instant::now();
-    for message in &receiver {
-        match message {
-            Message::Batch(batch, groups) => {
-                settle.batch(&batch, &groups)?;
-                groups.into_iter().for_each(|group| reader.give_back(group.bytes));
-            }
-            Message::Window(window) => {
-                settle.window(&window)?;
-                reader.give_back(window.bytes);
-            }
-            Message::End(end) => settle.end_large(&end)?,
+    loop {
+        match receiver.recv_timeout(PROGRESS_INTERVAL) {
+            Ok(message) => settle_one(settle, reader, message)?,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         if told.elapsed() >= PROGRESS_INTERVAL {
             settle.tell()?;
             told = Instant::now();
         }
+    }
+}
+
+fn settle_one(settle: &mut Settle<'_, '_, '_>, reader: &Reader, message: Message) -> Result<()> {
+    match message {
+        Message::Batch(batch, groups) => {
+            settle.batch(&batch, &groups)?;
+            groups.into_iter().for_each(|group| reader.give_back(group.bytes));
+        }
+        Message::Window(window) => {
+            settle.window(&window)?;
+            reader.give_back(window.bytes);
+        }
+        Message::End(end) => settle.end_large(&end)?,
     }
     Ok(())
 }

@@ -202,7 +202,8 @@ fn a_segment_cut_short_while_it_is_mapped_is_damage_and_no_crash() {
 
 #[test]
 fn a_damaged_chunk_table_makes_its_segment_damaged_and_no_other() {
-    let damages: [&dyn Fn(&mut Vec<u8>); 4] =
+    type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let damages: [Damage; 4] =
         [&|bytes| bytes[70] ^= 4, &|bytes| bytes[20] ^= 4, &|bytes| bytes.truncate(bytes.len() - 1), &|bytes| {
             bytes.clear()
         }];
