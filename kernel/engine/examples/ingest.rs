@@ -88,7 +88,8 @@ fn once(space: &Arc<Space>, volume: &Path, source: &Path, host: &mut Granter) ->
     }
     let stats = ingested.stats;
     let line = format!(
-        "wall {wall_s:.3} s (synced {synced_s:.3}), cpu {cpu_s:.3} s, {:.2} GB/s, RssAnon peak {} MiB, files {} (unchanged {}), directories {}, new {} known {} pages {} B, problems {}\n",
+        "wall {wall_s:.3} s (synced {synced_s:.3}), cpu {cpu_s:.3} s, {:.2} GB/s, RssAnon peak {} MiB, files {} (unchanged {}), \
+         directories {}, new {} known {} pages {} B, problems {}\n",
         stats.logical_bytes as f64 / wall_s / 1e9,
         watch.end() >> 10,
         stats.files,

@@ -32,8 +32,8 @@ const TABLE_WRITE_BYTES: usize = 1 << 20;
 /// Records in a batch at most, so that what waits in memory stays small (300 KB).
 const BATCH_RECORDS: usize = 8192;
 
-/// A segment takes no more once its chunk table is this long: 220,000 chunks. With files of 30 bytes it would otherwise hold two
-/// million, and who reads one chunk of it parses the whole table.
+/// A segment takes no more once its chunk table is this long: 220,000 chunks. With files of 30 bytes it would
+/// otherwise hold two million, and who reads one chunk of it parses the whole table.
 const TABLE_BYTES_MAX: u64 = 8 << 20;
 
 /// An open segment with its head. Its chunk table is locked (flock) as long as it lives.

@@ -59,8 +59,8 @@ impl Stat {
         Stat { nlink: 0, ..*self } == Stat { nlink: 0, ..*other }
     }
 
-    /// Whether it may be believed later: it last changed before `clean_before_ns`, so that any change after the reading has
-    /// another time.
+    /// Whether it may be believed later: it last changed before `clean_before_ns`, so that any change after the
+    /// reading has another time.
     pub fn is_clean(&self, clean_before_ns: i64) -> bool {
         self.mtime_ns.max(self.ctime_ns) < clean_before_ns
     }

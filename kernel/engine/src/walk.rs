@@ -1,8 +1,8 @@
-//! Walks sources and compares them with their stat cache. It says what is there and what may have changed; it reads no
-//! file and stores nothing.
+//! Walks sources and compares them with their stat cache. It says what is there and what may have changed; it reads
+//! no file and stores nothing.
 //!
-//! The walk goes depth first, names ascending bytewise, and answers in batches of events. What it does not mention is as it
-//! was: an unchanged directory is [`Event::Enter`] and [`Event::Leave`]. Directories are held open and named
+//! The walk goes depth first, names ascending bytewise, and answers in batches of events. What it does not mention is
+//! as it was: an unchanged directory is [`Event::Enter`] and [`Event::Leave`]. Directories are held open and named
 //! relative to their parents, so neither a long path nor a moved ancestor leads astray; symlinks are never followed.
 
 use std::cmp::Ordering;
@@ -32,7 +32,8 @@ const BATCH_DIRECTORIES: usize = 64;
 /// A batch ends at this many events or names looked at, so that progress is shown.
 const BATCH_EVENTS: usize = 8192;
 const BATCH_LOOKED_AT: usize = 32768;
-/// Directories on the way to the current one that are held open; those above are reopened from below when they are needed.
+/// Directories on the way to the current one that are held open; those above are reopened from below when they are
+/// needed.
 const OPEN_DEPTH: usize = 128;
 /// Room for names per `getdents64`: a directory of a thousand entries in one call.
 const LISTING_BYTES: usize = 64 << 10;
@@ -326,7 +327,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Walks on until `batch` is full or all is walked; `false`: all is walked. Fails if a source itself cannot be opened.
+    /// Walks on until `batch` is full or all is walked; `false`: all is walked. Fails if a source itself cannot be
+    /// opened.
     pub fn next(&mut self, batch: &mut Batch) -> Result<bool> {
         if !self.started {
             self.started = true;

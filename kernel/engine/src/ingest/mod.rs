@@ -1,8 +1,8 @@
 //! Ingest: files and directories become extents and pages of a volume. It moves no ref and commits nothing.
 //!
 //! To read, start at [`ingest`]. Two sides work at once: the *scout* (walk.rs, read.rs) walks, compares with the stat
-//! cache, reads and scans; the calling thread *settles* (settle.rs, store.rs) what it sends, in the order of the walk. A
-//! channel of one message between them bounds the memory, whatever the tree's size.
+//! cache, reads and scans; the calling thread *settles* (settle.rs, store.rs) what it sends, in the order of the
+//! walk. A channel of one message between them bounds the memory, whatever the tree's size.
 
 mod owners;
 mod read;
@@ -66,7 +66,8 @@ pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &
     }
 }
 
-/// Stores what `input` gives until its end as the only file of a directory. File and directory belong to whoever runs this.
+/// Stores what `input` gives until its end as the only file of a directory. File and directory belong to whoever runs
+/// this.
 pub fn ingest_stream(
     space: &Arc<Space>,
     input: BorrowedFd<'_>,
@@ -251,8 +252,8 @@ fn settle_one(settle: &mut Settle<'_, '_, '_>, reader: &Reader, message: Message
     Ok(())
 }
 
-/// Whether the root that the stat cache names is in this volume: then so is all beneath it, because they were committed together.
-/// A volume restored from a backup may be older than its stat cache.
+/// Whether the root that the stat cache names is in this volume: then so is all beneath it, because they were
+/// committed together. A volume restored from a backup may be older than its stat cache.
 fn names_stored_pages(space: &Space, cache: &StatCache) -> bool {
     use crate::tree::PageSource;
     cache.directory(cache.root()).is_some_and(|root| space.page(&root.record.page).is_ok())

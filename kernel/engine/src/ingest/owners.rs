@@ -33,7 +33,8 @@ impl Owners {
     }
 }
 
-/// Both files have lines of `name:password:number:...`; the first line of a number counts, as it does for the C library.
+/// Both files have lines of `name:password:number:...`; the first line of a number counts, as it does for the C
+/// library.
 fn parse(bytes: &[u8]) -> HashMap<u32, Vec<u8>> {
     let mut names = HashMap::new();
     for line in bytes.split(|&byte| byte == b'\n') {

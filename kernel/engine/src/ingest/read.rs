@@ -1,15 +1,16 @@
 //! Reads files and cuts them into chunks with their digests, in threads; looks nothing up and stores nothing.
 //!
-//! Bytes are read into private memory, never mapped: a source that changes or shrinks under us can then neither fault nor
-//! tear a digest, because digests are of the very bytes that will be stored (ADR 0005). Whether those bytes
-//! were the file at one instant is told by its stat before and after.
+//! Bytes are read into private memory, never mapped: a source that changes or shrinks under us can then neither fault
+//! nor tear a digest, because digests are of the very bytes that will be stored (ADR 0005). Whether those bytes were
+//! the file at one instant is told by its stat before and after.
 
 use std::ffi::CStr;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, fadvise, openat};
 use rustix::io::{Errno, read, retry_on_intr};
@@ -30,6 +31,8 @@ const GROWN_BYTES_MAX: usize = (SMALL_FILE_BYTES as usize) * 2;
 /// Files of a batch are shared out in groups of at most this many files or about this many bytes.
 const GROUP_FILES: usize = 32;
 const GROUP_BYTES: u64 = 512 << 10;
+/// A window shorter than this is scanned by one core.
+const WIDE_BYTES_MIN: usize = 1 << 20;
 /// Buffers kept for use again.
 const POOL_BUFFERS: usize = 32;
 /// A buffer larger than this is not kept: one big window must not stay for ever.
@@ -108,12 +111,15 @@ pub struct Reader {
     profile: Profile,
     digest_key: [u8; 32],
     pool: Mutex<Vec<Vec<u8>>>,
+    /// Threads of its own, begun when they are first needed: after a fork nothing is left of rayon's global ones, and who
+    /// waits for them waits for ever. `None`: the system gives no threads.
+    threads: OnceLock<Option<ThreadPool>>,
 }
 
 impl Reader {
     /// A reader for a volume.
     pub fn new(keys: &Keys, profile: Profile) -> Reader {
-        Reader { profile, digest_key: keys.digest, pool: Mutex::default() }
+        Reader { profile, digest_key: keys.digest, pool: Mutex::default(), threads: OnceLock::new() }
     }
 
     /// Takes a buffer back for use again.
@@ -122,6 +128,14 @@ impl Reader {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if pool.len() < POOL_BUFFERS && buffer.capacity() <= POOL_BUFFER_BYTES {
             pool.push(buffer);
+        }
+    }
+
+    /// Does `wide` in the threads, or `narrow` here if there are none.
+    fn on_all_cores<T: Send>(&self, wide: impl FnOnce() -> T + Send, narrow: impl FnOnce() -> T) -> T {
+        match self.threads.get_or_init(|| ThreadPoolBuilder::new().build().ok()) {
+            Some(threads) => threads.install(wide),
+            None => narrow(),
         }
     }
 
@@ -135,7 +149,10 @@ impl Reader {
         match &groups[..] {
             [] => Vec::new(),
             [one] => vec![self.read_group(batch, one.clone())],
-            several => several.par_iter().map(|group| self.read_group(batch, group.clone())).collect(),
+            several => {
+                let read = |group: &Range<usize>| self.read_group(batch, group.clone());
+                self.on_all_cores(|| several.par_iter().map(read).collect(), || several.iter().map(read).collect())
+            }
         }
     }
 
@@ -206,8 +223,8 @@ impl Reader {
         if !is_file(&before) {
             return failed(Errno::NOENT);
         }
-        // A file that grows as fast as it is read ends somewhere all the same. One byte more shows that it has grown, and
-        // files of the kernel's own have bytes and a size of 0.
+        // A file that grows as fast as it is read ends somewhere all the same. One byte more shows that it has grown,
+        // and files of the kernel's own have bytes and a size of 0.
         let limit = if before.size == 0 { u64::MAX } else { before.size.saturating_add(1) };
         match self.read_windows(fd.as_fd(), limit, take) {
             Ok(true) => {}
@@ -240,8 +257,7 @@ impl Reader {
                 ended = got == 0 || got >= left;
                 left = left.saturating_sub(got);
             }
-            let mut chunks = Vec::new();
-            scan_wide(&bytes, &self.profile, &self.digest_key, ended, &mut chunks);
+            let chunks = self.scan_window(&bytes, ended);
             let whole = chunks.last().map_or(0, |chunk| chunk.end as usize);
             if whole == 0 {
                 continue;
@@ -256,7 +272,21 @@ impl Reader {
         self.give_back(bytes);
         Ok(true)
     }
+
+    fn scan_window(&self, bytes: &[u8], last: bool) -> Vec<Chunk> {
+        let scan_with = |scan: ScanFunction| {
+            let mut found = Vec::new();
+            scan(bytes, &self.profile, &self.digest_key, last, &mut found);
+            found
+        };
+        match bytes.len() {
+            ..WIDE_BYTES_MIN => scan_with(scan),
+            _ => self.on_all_cores(|| scan_with(scan_wide), || scan_with(scan)),
+        }
+    }
 }
+
+type ScanFunction = fn(&[u8], &Profile, &[u8; 32], bool, &mut Vec<Chunk>);
 
 /// How often a changing file is read.
 pub fn attempts() -> impl Iterator<Item = bool> {

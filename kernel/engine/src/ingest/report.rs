@@ -23,9 +23,9 @@ pub struct Source {
 pub struct Options {
     /// The stat cache of the last committed ingest of these sources. Missing, foreign or damaged: as if absent.
     pub prior: Option<PathBuf>,
-    /// Where the stat cache of this ingest is written, plainly and without syncs; it counts only after the commit, so the host renames
-    /// it over `prior` then. **Not written when nothing changed** (then `prior` stays right) nor in a dry run.
-    /// `None`: no stat cache is kept.
+    /// Where the stat cache of this ingest is written, plainly and without syncs; it counts only after the commit, so
+    /// the host renames it over `prior` then. **Not written when nothing changed** (then `prior` stays right) nor in
+    /// a dry run. `None`: no stat cache is kept.
     pub next: Option<PathBuf>,
     /// The root directory that the ref has now: pages equal in meaning keep its bytes where there is no stat cache.
     pub previous: Option<PageRef>,
@@ -41,7 +41,8 @@ pub type LeaseHandle = Arc<Mutex<Lease>>;
 
 /// What the engine needs of its host while it works. Called from the thread that called the engine, and from no other.
 pub trait Host {
-    /// A lease with room. `full` is the one that has none left for what comes next; its `sync` is now the host's business.
+    /// A lease with room. `full` is the one that has none left for what comes next; its `sync` is now the host's
+    /// business.
     fn grant(&mut self, full: Option<LeaseHandle>) -> Result<LeaseHandle>;
 
     /// Called at least every 100 ms or so. An error stops the work, which then returns it.

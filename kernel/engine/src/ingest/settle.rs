@@ -436,8 +436,8 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         Ok(())
     }
 
-    /// Opens all directories on the way to the current one for writing, the root first, so that what belongs to one lies together
-    /// in the stat cache.
+    /// Opens all directories on the way to the current one for writing, the root first, so that what belongs to one
+    /// lies together in the stat cache.
     fn soil(&mut self) -> Result<()> {
         let first = self.frames.iter().take_while(|frame| frame.soiled.is_some()).count();
         if self.writer.is_none()
