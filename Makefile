@@ -20,7 +20,7 @@ test: ## what CI runs: every gate and every test, short counts, the wheel in a c
 	@.ci/run
 
 soak: build ## the long counts: kills, simulated damage, properties (hours)
-	cargo test --workspace --release
+	cargo test --package packetfs-engine --lib --tests --release
 	$(RUN)/pytest --soak -n 2
 
 bench: build ## side by side with cp, tar, restic, borg and find: a table, and JSON in bench/results

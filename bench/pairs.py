@@ -1,7 +1,8 @@
 """Real neighbours: two adjacent releases of a project, from three registries, each file pinned by SHA-256.
 
-Chosen by kind, before anything was measured on them: source trees, bundles of large scripts, generated bindings,
-compiled libraries; patch releases and larger steps. A pair that turns out badly stays.
+Chosen by kind, each before anything was measured on it (four of the larger ones after a first run over the others):
+source trees, bundles of large scripts, generated bindings, compiled libraries; patch releases and larger steps. A pair
+that turns out badly stays.
 """
 
 from __future__ import annotations

@@ -86,7 +86,17 @@ class Space:
         Cuts the chunk table to `table_bytes`. `fresh` creates the files.
         """
     def view(self, address: int, length: int) -> memoryview:
-        """Committed bytes, every chunk verified, without a copy. The range must be whole chunks."""
+        """Committed bytes, every chunk verified, without a copy. The range must be whole chunks.
+
+        It shows the file itself: if the disk fails or the file is cut short *while the view is in use*, zeros take the
+        place of what cannot be read, or a system call answers EFAULT. Whoever cannot live with that uses `read`, or
+        asks for the same view again before it believes what it did with the first: that raises DamagedError then.
+        """
+    def read(self, address: int, length: int) -> Iterator[bytes]:
+        """Committed bytes in pieces of whole chunks, about 1 MiB each. The range must be whole chunks.
+
+        Each piece is a copy that was verified after it was made: nothing can happen to it any more.
+        """
     def entries(self, page: Page) -> Iterator[Entry]:
         """The entries of a stored directory, names ascending, read page by page."""
     def lookup(self, page: Page, name: bytes) -> Entry | None: ...
@@ -97,6 +107,10 @@ class Space:
 
         Returns (bytes checked, offset to go on from, damaged extents); done when that offset is the segment's head.
         """
+    def distrust(self, extents: Sequence[Extent]) -> None:
+        """Say which stored bytes are damaged: nothing new is pointed at them, so a push of the same content stores it
+        again, also where nothing has changed. Lasts as long as this object; what `view` finds damaged is added.
+        """
     def diff(self, old: Page | None, new: Page | None) -> list[Difference]: ...
     def files_touching(self, page: Page, extents: Sequence[Extent]) -> list[bytes]:
         """Paths below `page` whose content or own page lies in one of `extents`."""
@@ -104,8 +118,8 @@ class Space:
     def open_entries(self) -> int:
         """Index entries that are in memory only."""
     @property
-    def index_discarded(self) -> bool:
-        """Whether the index on disk was missing or unreadable and has been rebuilt from the chunk tables."""
+    def index_discarded(self) -> str | None:
+        """Why the index on disk could not be used, if so; what it knew is taken from the chunk tables instead."""
     def publish_index(self) -> bool:
         """Write open index entries of committed chunks to disk. False when another process is doing so."""
 
@@ -224,6 +238,9 @@ class Ingested:
     def cache_written(self) -> bool:
         """Whether a stat cache was written to `next`; it is not when nothing changed, as `prior` stays right."""
     @property
+    def repaired(self) -> bool:
+        """Whether `previous` was damaged and this tree is not: commit it even if the root digests are equal."""
+    @property
     def problem_count(self) -> int:
         """Problems found; `problems` lists the first 65,536."""
     @property
@@ -286,7 +303,7 @@ class Checkout:
 
 def checkout(
     space: Space,
-    root: Page | Sequence[Entry],
+    root: Page | Entry | Sequence[Entry],
     target: bytes,
     *,
     delete: bool,
@@ -295,7 +312,11 @@ def checkout(
     progress: Callable[[int, int], None],
     report: Callable[[list[tuple[bytes, str, str, int]]], None],
 ) -> Checkout:
-    """Write a stored directory (its page) or single entries beneath `target`, which exists.
+    """Write a stored directory or single entries beneath `target`, which is made if it is missing.
+
+    A page stands for a directory's contents. An `Entry` stands for a directory, and `target` also gets its mode, time
+    and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and counted in
+    `owner_not_set`. A sequence stands for entries under their own names.
 
     `progress(entries_done, bytes_written)`; `report([(path, action, kind, size)])` with action "created", "replaced",
     "metadata" or "deleted". Killed at any instant, every name beneath `target` is old or new, never a mixture.

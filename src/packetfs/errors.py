@@ -173,6 +173,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "secret-mode": "the volume's secret can be read by others",
         "directory-not-empty": "a volume is only made in a new or empty directory",
         "source-holds-volume": "a source contains the volume itself",
+        "source-in-volume": "a source is the volume or lies inside it",
         "bad-config": "the configuration file or a PACKETFS_ variable cannot be used",
         "config-missing": "the configuration file that PACKETFS_CONFIG names does not exist",
         "config-invalid": "the configuration file has a key or value that cannot be used",

@@ -21,6 +21,18 @@ def test_files_and_their_bytes_are_counted_and_nothing_else(tmp_path: Path) -> N
     assert census.total() == (3, 20)
 
 
+def test_a_file_of_several_names_has_its_bytes_once(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"x" * 7)
+    os.link(tmp_path / "one", tmp_path / "two")
+    census = Census([os.fsencode(tmp_path)])
+
+    census.total()
+    assert census._thread is not None
+    census._thread.join()
+
+    assert census.total() == (2, 7)
+
+
 def test_a_stopped_census_tells_nothing(tmp_path: Path) -> None:
     census = Census([os.fsencode(tmp_path)])
     census.stop()

@@ -200,6 +200,50 @@ def test_a_path_of_an_older_snapshot_is_pulled(cli: Cli, pushed: Path) -> None:
     assert (cli.home / "all" / "deep" / "big.bin").exists()
 
 
+def test_what_was_pushed_by_name_lands_in_a_directory_that_stays_as_it_is(cli: Cli, pushed: Path) -> None:
+    """Only a directory's own contents bring its mode, owner and time along."""
+    target = cli.home / "target"
+    target.mkdir(mode=0o700)
+    (cli.home / "file").write_bytes(b"file")
+    cli("push", "file", "volume::file")
+    cli("push", pushed / "docs", "file", "volume::both")
+    cli("push", "-", "volume::stream", stdin=b"stream")
+
+    def attributes() -> tuple[int, int, int]:
+        found = target.stat()
+        return found.st_mode, found.st_uid, found.st_gid
+
+    before = attributes()
+    for ref in ("file", "both", "stream", "both:/file"):
+        cli("pull", f"volume::{ref}", target)
+        assert attributes() == before, ref
+    assert sorted(os.listdir(target)) == ["docs", "file", "stdin"]
+
+    pushed.chmod(0o751)
+    cli("push", pushed, "volume::main")
+    cli("pull", "volume::main", target)
+    assert attributes()[0] & 0o7777 == 0o751
+    assert target.stat().st_mtime_ns == pushed.stat().st_mtime_ns
+    cli("pull", "volume::main:/docs", target)
+    assert attributes()[0] == (pushed / "docs").stat().st_mode
+
+
+def test_an_unusable_index_is_told_in_one_line(cli: Cli, pushed: Path) -> None:
+    (cli.home / "volume" / "index").mkdir(exist_ok=True)
+    (cli.home / "volume" / "index" / "manifest").write_bytes(b"garbage")
+
+    listed = cli("ls", "volume::main")
+    dry = cli("push", "-n", pushed, "volume::main", "--json").event("notice")
+    stored = cli("push", pushed, "volume::main")
+    after = cli("refs", "volume")
+
+    assert [line for line in listed.err.splitlines() if "index" in line] == listed.err.splitlines()
+    assert len(listed.err.splitlines()) == 1
+    assert dry["code"] == "index-discarded"
+    assert stored.err.count("the index could not be used") == 1
+    assert after.err == ""
+
+
 def test_a_pull_never_touches_the_volume_itself(cli: Cli, pushed: Path) -> None:
     assert cli("pull", "volume::main", "volume/segments", code=8).err.startswith("packetfs: ")
     assert "--delete would delete it" in cli("pull", "--delete", "volume::main", ".", code=8).err

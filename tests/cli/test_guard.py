@@ -1,14 +1,17 @@
 """Whatever happens: one message, one exit code, no traceback."""
 
 import base64
+import io
 import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import IO, Any, cast
 
 import pytest
 
 from packetfs import errors
+from packetfs.cli.output import Output
 from tests.cli.conftest import COMMAND, Cli
 
 RAISING = """
@@ -132,6 +135,49 @@ def test_an_interrupt_from_the_keyboard_ends_with_130(cli: Cli) -> None:
     assert running.returncode == errors.EXIT_INTERRUPTED
     assert b"Traceback" not in err
     assert b"run the same command again" in err
+
+
+def test_a_configuration_that_cannot_be_read_is_told(cli: Cli) -> None:
+    unusable = {"PACKETFS_CONFIG": str(cli.home)}
+
+    human = cli("refs", "v", code=2, env=unusable)
+    machine = cli("refs", "v", code=2, env=unusable | {"PACKETFS_JSON": "1"})
+
+    assert "Is a directory" in human.err
+    assert machine.event("error")["code"] == "bad-config"
+    assert machine.err == ""
+    assert cli("refs", "v", code=2, env={"PACKETFS_JSON": "perhaps"}).err.startswith("packetfs: PACKETFS_JSON")
+
+
+def test_a_stream_that_takes_a_little_at_a_time_gets_everything() -> None:
+    taken: list[bytes] = []
+
+    class Narrow(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, piece: Any, /) -> int:
+            taken.append(bytes(piece[:1000]))
+            return len(taken[-1])
+
+    output = Output(json=False, verbosity=0, progress=False, stdout=cast("IO[bytes]", Narrow()))
+
+    output.content(b"0123456789" * 1234)
+
+    assert b"".join(taken) == b"0123456789" * 1234
+
+
+def test_content_that_does_not_fit_is_told_also_without_a_buffer(cli: Cli) -> None:
+    (cli.home / "file").write_bytes(os.urandom(300_000))
+    cli("push", "file", "volume::main")
+    limited = f"ulimit -f 100; PYTHONUNBUFFERED=1 exec {COMMAND} cat volume::main:/file > out"
+
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=cli.home, env=cli.environment(), capture_output=True, check=False
+    )
+
+    assert done.returncode == 7, done.stderr
+    assert b"File too large" in done.stderr
 
 
 def test_wrong_use_is_2_with_a_way_out(cli: Cli, tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_a_variable_that_says_nonsense_is_an_error_that_names_it(tmp_path: Path,
         settings({}, {"XDG_CONFIG_HOME": str(tmp_path), variable: text})
 
 
+@pytest.mark.parametrize("variable", ["PACKETFS_CONFIG", "XDG_CONFIG_HOME"])
+def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "packetfs" / "config.toml").mkdir(parents=True)
+    at = tmp_path / "packetfs" / "config.toml" if variable == "PACKETFS_CONFIG" else tmp_path
+
+    with pytest.raises(UsageError, match=r"config\.toml.*Is a directory") as caught:
+        settings({}, {variable: str(at)})
+
+    assert (caught.value.code, bool(caught.value.hint)) == ("bad-config", True)
+
+
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         settings({}, {"PACKETFS_CONFIG": str(tmp_path / "none.toml")})

@@ -118,6 +118,21 @@ def test_damage_seen_by_a_stopped_run_is_seen_by_the_next(volume: Path, monkeypa
         assert [path.path for path in scrub.verify(opened).paths] == [b"good"]
 
 
+def test_a_snapshot_whose_bytes_the_journal_does_not_know_is_damage_with_names(cli: Cli, volume: Path) -> None:
+    """Every byte that is known is sound, and yet the files cannot be read."""
+    database = apsw.Connection(str(volume / "journal.db"))
+    database.execute("DELETE FROM segments")
+    database.close()
+
+    failed = cli("verify", "volume", "--json", code=5)
+
+    assert failed.events[-1]["code"] == "journal-damaged"
+    assert failed.event("verify")["damaged_ranges"] == 0
+    assert failed.event("damaged-path")["path"] == "./"
+    cli("rebuild", "volume")
+    cli("verify", "volume")
+
+
 def test_marks_that_cannot_be_read_are_as_good_as_none(volume: Path) -> None:
     (volume / "cache.db").write_bytes(b"no database" * 1000)
 

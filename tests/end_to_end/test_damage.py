@@ -71,6 +71,52 @@ def test_damaged_truth_is_never_served(
     assert verified.code in (0, 5), verified.err
 
 
+@pytest.mark.slow
+def test_what_verify_found_is_stored_anew_by_the_next_push(tmp_path: Path, run: Run) -> None:
+    """The very same files: their times vouch for nothing any more, and the damaged copies are not pointed to again."""
+    source, volume = tmp_path / "source", tmp_path / "volume"
+    grow(source, 5)
+    victim = random.Random(6).randbytes(400_000)
+    (source / "victim").write_bytes(victim)
+    old = run("push", source, f"{volume}::main", "--json").event("push")
+    (data,) = (volume / "segments").glob("*.data")
+    content = bytearray(data.read_bytes())
+    content[content.index(victim[:1000]) + 200_000] ^= 4
+    data.write_bytes(content)
+    run("push", source, f"{volume}::main")  # nothing has changed, and nobody has looked yet
+
+    assert run("verify", volume, "--json", code=5).event("damaged-path")["path"] == "victim"
+    run("pull", f"{volume}::main", tmp_path / "damaged", code=5)
+    healed = run("push", source, f"{volume}::main", "--json").event("push")
+    again = run("push", source, f"{volume}::main", "--json").event("push")
+    run("pull", f"{volume}::main", tmp_path / "target")
+
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+    assert (healed["changed"], again["changed"]) == (True, False)
+    assert healed["snapshot"] != old["snapshot"]
+    assert 0 < healed["new_bytes"] < len(victim)
+    assert again["unchanged_files"] == healed["files"]
+    named = run("verify", volume, "--json", code=5).event("damaged-path")
+    assert named["snapshots"] == [{"ref": "main", "snapshot": old["snapshot"]}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [flip_a_bit, truncate, remove])
+@pytest.mark.parametrize("what", ["segments/*.data", "segments/*.chunks"])
+def test_any_damage_of_a_segment_is_healed_by_verify_and_push(
+    what: str, harm: Harm, pushed: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
+    source, volume = pushed
+    for path in sorted(volume.glob(what)):
+        harm(path, random.Random(8))
+
+    run("verify", volume, code=5)
+    run("push", source, f"{volume}::main")
+    run("pull", f"{volume}::main", tmp_path / "target")
+
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+
+
 @pytest.mark.parametrize("harm", [flip_a_bit, truncate, remove])
 @pytest.mark.parametrize("what", ["index/*", "cache/*", "cache.db"])
 def test_damaged_derived_data_is_rebuilt(

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ SNAPSHOT = {
         unchanged_files=1, page_bytes=300, problems=1,
     ),
     "message": "before the upgrade ✓",
+    "root_is_source": True,
 }  # fmt: skip
 COMMIT = Entry(
     seq=7,
@@ -80,6 +82,14 @@ def test_a_snapshot_with_fields_of_a_later_version_is_read() -> None:
     later = data[:5] + bytes([count + 1]) + data[6:] + b"\xa5later\x2a"
 
     assert decode_snapshot(later, b"\7" * 32).message == SNAPSHOT["message"]
+
+
+def test_a_snapshot_that_does_not_say_what_its_root_is_leaves_directories_alone() -> None:
+    data = snapshot_bytes()
+    fields = msgspec.msgpack.decode(data[5:])
+    del fields["root_is_source"]
+
+    assert decode_snapshot(data[:5] + msgspec.msgpack.encode(fields), b"\7" * 32).root_is_source is False
 
 
 def test_a_snapshot_of_a_later_format_is_refused_with_advice() -> None:

@@ -79,6 +79,27 @@ def test_what_is_not_there_is_said_with_a_hint(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", [".volume.new-backup", ".volume.new-0123456789abcdef", ".volume.new-0123456789AB"])
+def test_a_directory_that_only_looks_like_an_abandoned_one_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "segments").mkdir(parents=True)
+
+    Volume.create(tmp_path / "volume").close()
+
+    assert sorted(os.listdir(tmp_path)) == sorted(["volume", name])
+
+
+def test_an_abandoned_directory_with_anything_foreign_in_it_stays(tmp_path: Path) -> None:
+    mine, left = tmp_path / ".volume.new-0123456789ab", tmp_path / ".volume.new-ba9876543210"
+    for directory in (mine, left):
+        (directory / "segments").mkdir(parents=True)
+        (directory / "journal.db-wal").write_bytes(b"")
+    (mine / "notes").write_bytes(b"mine")
+
+    Volume.create(tmp_path / "volume").close()
+
+    assert sorted(os.listdir(tmp_path)) == [mine.name, "volume"]
+
+
 def remove(name: str) -> Callable[[Path], None]:
     return lambda volume: (volume / name).unlink()
 

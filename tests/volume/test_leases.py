@@ -9,7 +9,7 @@ from packetfs.errors import DamagedError, UnavailableError
 from packetfs.format.address import SEGMENT_BYTES, segment_of
 from packetfs.volume import Volume, sources_of
 from packetfs.volume.journal import FULL
-from packetfs.volume.space import record
+from packetfs.volume.space import Filling, record
 
 CHUNK = bytes(range(256)) * 256
 
@@ -196,6 +196,59 @@ def test_an_old_copy_of_the_journal_is_noticed_also_in_a_segment_that_it_knows(t
 
     assert caught.value.code == "journal-stale"
     assert {file: file.read_bytes() for file in (path / "segments").iterdir()} == files
+
+
+def test_an_old_copy_is_noticed_although_the_segment_that_it_would_fill_shows_nothing(tmp_path: Path) -> None:
+    """A later push filled that one with data alone, and committed in the next."""
+    path = tmp_path / "volume"
+    with Volume.create(path) as volume:
+        keep(volume)
+    backup = (path / "journal.db").read_bytes()
+    with Volume.open(path) as volume, volume.filling() as filling:
+        lease = filling.grant(None)
+        lease.append_journal(b"data" * 1000)
+        lease = filling.grant(lease)
+        lease.append_journal(b"more" * 1000)
+        filling.keep(lease)
+    put_back_and_check_that_it_is_stale(path, backup)
+
+
+def test_an_old_copy_is_noticed_in_any_open_segment(tmp_path: Path) -> None:
+    """Not only in the fullest, which is leased first."""
+    path, source = tmp_path / "volume", tmp_path / "source"
+    source.mkdir()
+    with Volume.create(path) as volume:
+        keep(volume, CHUNK * 4)
+        push_elsewhere(volume, source)
+    backup = (path / "journal.db").read_bytes()
+    with Volume.open(path) as volume:
+        push_elsewhere(volume, source)
+        push_elsewhere(volume, source)
+    put_back_and_check_that_it_is_stale(path, backup)
+
+
+def push_elsewhere(volume: Volume, source: Path) -> None:
+    """Commit in another segment than the fullest."""
+    with volume.filling() as filling:
+        filling.grant(None)
+        volume.push(sources_of([source]), "main", always=True)
+
+
+def put_back_and_check_that_it_is_stale(path: Path, backup: bytes) -> None:
+    files = {file: file.read_bytes() for file in (path / "segments").iterdir()}
+    (path / "journal.db").write_bytes(backup)
+    with Volume.open(path) as volume, pytest.raises(DamagedError) as caught:
+        keep(volume)
+    assert caught.value.code == "journal-stale"
+    assert {file: file.read_bytes() for file in (path / "segments").iterdir()} == files
+
+
+def test_a_segment_with_damage_is_not_filled_further(volume: Volume) -> None:
+    keep(volume)
+    with Filling(
+        volume.journal, volume.space, volume.keys, volume.path, volume.admit, damaged=frozenset({1})
+    ) as filling:
+        assert filling.grant(None).segment == 2
 
 
 def test_a_journal_that_is_older_than_the_segments_is_noticed_before_anything_is_overwritten(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from packetfs.errors import ConflictError, NotFoundError, RefusedError, UsageErr
 from packetfs.events import Progress
 from packetfs.volume import Source, Volume, sources_of
 from packetfs.volume.ingest import clean_before_ns
-from tests.volume.conftest import START_NS, TurnedEnv, grown, on_disk, stored
+from tests.volume.conftest import LARGE, START_NS, TurnedEnv, grown, on_disk, stored
 
 
 def test_a_push_stores_the_contents_of_a_directory(volume: Volume, source: Path, env: TurnedEnv) -> None:
@@ -135,6 +135,48 @@ def test_one_file_appears_under_its_name(volume: Volume, source: Path) -> None:
     assert stored(volume, snapshot) == {"hello": b"hello"}
 
 
+def test_a_snapshot_says_whether_its_root_is_a_directory_that_was_pushed(
+    volume: Volume, source: Path, tmp_path: Path
+) -> None:
+    other = grown(tmp_path / "other", {"x": b"x"})
+
+    def is_source(*paths: Path) -> bool:
+        snapshot = volume.push(sources_of(paths), "main").snapshot
+        assert snapshot is not None
+        assert volume.resolve("main").root_is_source == snapshot.root_is_source
+        return snapshot.root_is_source
+
+    assert is_source(source)
+    assert not is_source(source, other)
+    assert not is_source(other / "x")
+    assert not volume.push_stream(os.open(other / "x", os.O_RDONLY), b"name", "main").snapshot.root_is_source  # type: ignore[union-attr]
+
+
+def test_the_bytes_of_a_hard_linked_file_count_once(volume: Volume, tmp_path: Path) -> None:
+    source = grown(tmp_path / "linked", {"one": LARGE})
+    os.link(source / "one", source / "two")
+
+    for _ in range(2):
+        counted = volume.push(sources_of([source]), "main").statistics
+        assert (counted.files, counted.logical_bytes) == (2, len(LARGE))
+        assert counted.new_bytes + counted.known_bytes + counted.unchanged_bytes == len(LARGE)
+
+
+def test_an_index_that_cannot_be_used_is_told_and_made_anew(volume: Volume, source: Path) -> None:
+    volume.push(sources_of([source]), "main")
+    assert volume.index_discarded is None
+    index = Path(volume.path) / "index"
+    index.mkdir(exist_ok=True)
+    (index / "manifest").write_bytes(b"garbage")
+
+    with Volume.open(volume.path) as other:
+        assert "manifest" in (other.index_discarded or "")
+        assert other.push(sources_of([source]), "second").statistics.new_bytes == 0
+
+    with Volume.open(volume.path) as healed:
+        assert healed.index_discarded is None
+
+
 def test_sources_that_make_no_sense_are_refused_before_anything_is_read(volume: Volume, tmp_path: Path) -> None:
     (tmp_path / "x/same").mkdir(parents=True)
     (tmp_path / "y/same").mkdir(parents=True)
@@ -159,14 +201,29 @@ def test_sources_that_make_no_sense_are_refused_before_anything_is_read(volume: 
 
 @pytest.mark.parametrize("inside", ["", "volume", "volume/segments"])
 def test_a_volume_is_never_stored_in_itself(inside: str, volume: Volume, tmp_path: Path) -> None:
-    if inside == "volume/segments":
-        report = volume.push(sources_of([tmp_path / inside]), "main")  # odd, but it ends
-        assert report.statistics.files == 0
-        return
     with pytest.raises(RefusedError) as caught:
         volume.push(sources_of([tmp_path / inside]), "main")
 
-    assert caught.value.code == "source-holds-volume"
+    assert caught.value.code == ("source-in-volume" if inside else "source-holds-volume")
+    assert volume.refs() == []
+
+
+def test_a_file_of_the_volume_is_refused_also_through_a_link(volume: Volume, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("volume")
+
+    with pytest.raises(RefusedError):
+        volume.push([Source(os.fsencode(tmp_path / "link/secret"), b"secret")], "main")
+
+
+def test_a_progress_callback_that_pushes_is_told_so_instead_of_waiting_for_itself(volume: Volume, source: Path) -> None:
+    def push(progress: Progress) -> None:
+        volume.push(sources_of([source]), "other")
+
+    with pytest.raises(UsageError, match="callback"):
+        volume.push(sources_of([source]), "main", progress=push)
+
+    assert volume.refs() == []
+    assert volume.push(sources_of([source]), "main").changed
 
 
 def test_a_stream_becomes_one_file(volume: Volume, tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """A lost journal comes back from the segments, with every snapshot, and addresses are never given out twice."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import apsw
 import pytest
 
-from packetfs.errors import DamagedError, RefusedError
+from packetfs import kernel
+from packetfs.errors import BusyError, DamagedError, RefusedError, UnavailableError
 from packetfs.format.address import epoch_of, segment_of
 from packetfs.volume import Volume, sources_of
-from packetfs.volume.rebuild import rebuild
+from packetfs.volume.journal import alone
+from packetfs.volume.rebuild import _put_in_place, rebuild
 from tests.volume.conftest import LARGE, TurnedEnv, on_disk, stored
 
 
@@ -176,6 +180,126 @@ def test_bytes_that_a_power_cut_took_are_never_pointed_to(lost: Path, source: Pa
     with Volume.open(lost) as volume:
         for segment, head, _ in volume.segments():
             assert volume.space.verify(segment, 0, 1 << 30)[1:] == (head, [])
+
+
+def test_the_entry_whose_segment_was_filled_further_is_the_committed_one_whatever_the_clock_said(
+    lost: Path, source: Path, env: TurnedEnv
+) -> None:
+    """A push is killed before its commit, the clock set back, and another push commits."""
+    journal = (lost / "journal.db").read_bytes()
+    tables = sorted((lost / "segments").glob("*.chunks"))
+    env.time_ns += 10**12
+    (source / "a/hello").write_text("killed")
+    with Volume.open(lost, env=env) as volume:
+        volume.push(sources_of([source]), "main")
+    for name in ("journal.db-wal", "journal.db-shm"):
+        (lost / name).unlink(missing_ok=True)
+    (lost / "journal.db").write_bytes(journal)  # as if the transaction had never become durable
+    env.time_ns -= 10**12
+    (source / "a/hello").write_text("committed")
+    with Volume.open(lost, env=env) as volume, open(tables[0], "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # the killed one's segment is not cut
+        volume.push(sources_of([source]), "main")
+        with volume.filling() as filling:
+            lease = filling.grant(None)
+            lease.append_journal(LARGE[:50_000])
+            filling.keep(lease)
+    before = history(lost)
+    (lost / "journal.db").unlink()
+
+    rebuild(lost)
+
+    assert len(tables) == 1
+    assert history(lost) == before
+
+
+def test_a_journal_that_has_forgotten_a_segment_is_rebuilt(lost: Path) -> None:
+    """It is sound by itself, and its snapshots cannot be read."""
+    before = history(lost)
+    db = apsw.Connection(str(lost / "journal.db"))
+    db.execute("DELETE FROM segments; DELETE FROM present")
+    db.close()
+    with pytest.raises(DamagedError):
+        history(lost)
+
+    rebuild(lost)
+
+    assert history(lost) == before
+
+
+def test_what_a_killed_push_left_is_no_reason_to_rebuild(lost: Path) -> None:
+    with Volume.open(lost) as volume, volume.filling() as filling:
+        lease = filling.grant(None)
+        lease.append_journal(LARGE[:50_000])
+        lease.sync()
+
+    with pytest.raises(RefusedError):
+        rebuild(lost)
+
+
+def test_who_had_the_old_journal_open_cannot_write_to_it_any_more(lost: Path, source: Path) -> None:
+    """What it committed there would be acknowledged and lost."""
+    before = history(lost)
+    with Volume.open(lost) as volume:
+        (lost / "journal.db").rename(lost / "journal.db.moved")
+        rebuild(lost)
+
+        with pytest.raises(UnavailableError) as caught:
+            volume.push(sources_of([source]), "late")
+        with pytest.raises(UnavailableError):
+            volume.push(sources_of([source]), "late")
+
+    assert caught.value.code == "volume-failed"
+    assert history(lost) == before
+    with Volume.open(lost) as volume:
+        assert volume.push(sources_of([source]), "late").changed
+
+
+def test_two_rebuilds_or_a_rebuild_and_a_push_never_run_at_once(lost: Path, source: Path, env: TurnedEnv) -> None:
+    with Volume.open(lost, lock_wait_s=1.0, env=env) as volume:
+        with alone(str(lost / "volume.toml"), wait_s=0, env=env):
+            with pytest.raises(BusyError):
+                rebuild(lost, env=env)
+            with pytest.raises(BusyError):
+                volume.push(sources_of([source]), "new")
+        with volume.journal.writing(), pytest.raises(BusyError):
+            rebuild(lost, env=env)
+
+        assert volume.push(sources_of([source]), "new").changed
+    assert env.slept_s
+
+
+def test_an_old_journal_is_never_without_its_wal_and_a_new_one_never_beside_an_old_wal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: TurnedEnv
+) -> None:
+    """Without it the old one would be an older state that opens as if it were sound."""
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / "journal.db.new").write_text("new")
+    seen: list[tuple[str, bool]] = []
+
+    def look() -> None:
+        content = (tmp_path / "journal.db").read_text() if (tmp_path / "journal.db").exists() else ""
+        seen.append((content, (tmp_path / "journal.db-wal").exists()))
+
+    monkeypatch.setattr(kernel, "fault_point", look)
+    kept = _put_in_place(str(tmp_path), str(tmp_path / "journal.db.new"), env)
+    look()
+
+    assert set(seen) == {("old", True), ("", True), ("", False), ("new", False)}
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["journal.db", *(os.path.basename(kept) + suffix for suffix in ("", "-shm", "-wal"))]
+    )
+
+
+def test_what_an_earlier_rebuild_kept_is_kept(tmp_path: Path, env: TurnedEnv) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "journal.db").write_text(content)
+        (tmp_path / "journal.db.new").write_text("new")
+        kept = _put_in_place(str(tmp_path), str(tmp_path / "journal.db.new"), env)
+        assert Path(kept).read_text() == content
+
+    assert len(list(tmp_path.glob("*.lost-*"))) == 2
 
 
 REBUILD = """

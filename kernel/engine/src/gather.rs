@@ -11,15 +11,16 @@ use rustix::io::Errno;
 use crate::address::{Extent, offset_of};
 use crate::digest::{ContentDigest, digest};
 use crate::keys::Keys;
-use crate::map::{Slice, guarded};
+use crate::map::Slice;
 use crate::page::Entry;
 use crate::space::Space;
 use crate::table::{ChunkRef, Kind};
 use crate::tree::{self, Extents, PageSource};
 use crate::{Error, Result};
 
-/// Bytes verified, then written while they are still in the L2 cache.
-const RUN_BYTES: usize = 1 << 20;
+/// Bytes verified, then written while they are still in the cache. Larger writes make the kernel look for larger free
+/// blocks of memory, which under pressure costs more than the calls do.
+const RUN_BYTES: usize = 256 << 10;
 /// Slices written with one call; IOV_MAX is 1024, and 64 are already at memory speed.
 const RUN_SLICES: usize = 64;
 /// Bytes of one piece of a large file: what one thread takes at a time.
@@ -151,14 +152,11 @@ impl<S: Source> Iterator for Pieces<'_, S> {
     }
 }
 
-/// Writes a piece at its place in `file`, each chunk verified before it is written.
+/// Writes a piece at its place in `file`, each chunk verified before it is written. The caller has faults caught
+/// ([`crate::map::watch`]).
 ///
 /// `Damaged` names the place of the first bytes that are not what they should be; some may have been written.
 pub fn write<S: Source>(source: &S, file: impl AsFd, piece: &Piece) -> Result<()> {
-    guarded(|| write_unguarded(source, file, piece))?
-}
-
-fn write_unguarded<S: Source>(source: &S, file: impl AsFd, piece: &Piece) -> Result<()> {
     let key = &source.keys().digest;
     let mut run = Run { file, offset: piece.offset, slices: Vec::new(), bytes: 0 };
     for (extent, chunks) in &piece.parts {
@@ -181,6 +179,10 @@ fn write_unguarded<S: Source>(source: &S, file: impl AsFd, piece: &Piece) -> Res
         run.add(&slice, from..slice.len())?;
     }
     run.write()
+}
+
+fn unreadable() -> Error {
+    Error::Damaged("stored bytes could not be read: a disk error, or a segment was cut short".into())
 }
 
 /// Slices that are verified and go to one place in a file, in order.
@@ -223,9 +225,13 @@ impl<F: AsFd> Run<F> {
                 Ok(count) => done += count,
                 Err(Errno::INTR) => {}
                 // The kernel met a page of the segment that it could not read.
-                Err(Errno::FAULT) => return Err(Error::Damaged("stored bytes could not be read: a disk error".into())),
+                Err(Errno::FAULT) => return Err(unreadable()),
                 Err(error) => return Err(Error::io("write", "", error)),
             }
+        }
+        // A page that failed after it was verified was written as zeros.
+        if self.slices.iter().any(Slice::faulted) {
+            return Err(unreadable());
         }
         self.offset += self.bytes as u64;
         self.bytes = 0;

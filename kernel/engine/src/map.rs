@@ -89,7 +89,7 @@ impl Map {
         let mapping = Arc::clone(&held.mapping);
         // The offset is inside the mapping, which is a whole segment long.
         let start = mapping.start.wrapping_add(offset as usize) as *const u8;
-        Ok(Slice { start, length: length as usize, _keep: Keep::Mapping(mapping) })
+        Ok(Slice { start, length: length as usize, keep: Keep::Mapping(mapping) })
     }
 }
 
@@ -218,17 +218,17 @@ impl Drop for Mapping {
 pub struct Slice {
     start: *const u8,
     length: usize,
-    _keep: Keep,
+    keep: Keep,
 }
 
 /// What a slice keeps alive.
 #[derive(Clone)]
 enum Keep {
-    Mapping(#[expect(dead_code, reason = "held for its Drop")] Arc<Mapping>),
+    Mapping(Arc<Mapping>),
     Bytes(#[expect(dead_code, reason = "held for its Drop")] Arc<Vec<u8>>),
 }
 
-// SAFETY: the bytes are only read, and what they lie in is kept alive by `_keep`, which is Send and Sync.
+// SAFETY: the bytes are only read, and what they lie in is kept alive by `keep`, which is Send and Sync.
 unsafe impl Send for Slice {}
 // SAFETY: as above.
 unsafe impl Sync for Slice {}
@@ -237,7 +237,16 @@ impl Slice {
     /// A part of this slice; `None` if it is not within.
     pub fn part(&self, range: Range<usize>) -> Option<Slice> {
         let part = self.get(range)?;
-        Some(Slice { start: part.as_ptr(), length: part.len(), _keep: self._keep.clone() })
+        Some(Slice { start: part.as_ptr(), length: part.len(), keep: self.keep.clone() })
+    }
+
+    /// Whether zeros stand in its segment for a page that could not be read. Asked after bytes were verified and
+    /// used, it tells whether what was used is what was verified.
+    pub fn faulted(&self) -> bool {
+        match &self.keep {
+            Keep::Mapping(mapping) => mapping.faulted(),
+            Keep::Bytes(_) => false,
+        }
     }
 }
 
@@ -245,7 +254,7 @@ impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start..start + length` lies in a live mapping or buffer that `_keep` holds. The range is
+        // SAFETY: `start..start + length` lies in a live mapping or buffer that `keep` holds. The range is
         // committed, so no one of us writes to it; a page that cannot be read becomes zeros (see `bus_error`).
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
@@ -261,7 +270,7 @@ impl From<Vec<u8>> for Slice {
     /// Bytes that rest in memory, not in a segment.
     fn from(bytes: Vec<u8>) -> Self {
         let bytes = Arc::new(bytes);
-        Slice { start: bytes.as_ptr(), length: bytes.len(), _keep: Keep::Bytes(bytes) }
+        Slice { start: bytes.as_ptr(), length: bytes.len(), keep: Keep::Bytes(bytes) }
     }
 }
 
@@ -362,18 +371,34 @@ impl Drop for Region {
     }
 }
 
-/// Runs `f`, which reads mapped memory, and fails with `Damaged` if any page could not be read meanwhile.
+/// Runs `f`, which reads mapped memory, and fails with `Damaged` if this thread met a page that could not be read.
 ///
-/// The record is of the whole process: a fault met by another thread fails this one too. That errs on the
-/// safe side, and a fault is the end of the work at hand anyway.
+/// A page that another thread met before reads as zeros and tells nothing here: what is read must also be verified,
+/// and what is used after it was verified must be asked for [`Slice::faulted`].
 pub fn guarded<T>(f: impl FnOnce() -> T) -> Result<T> {
-    install().map_err(|e| Error::io("watch over", "mapped memory", e))?;
+    watch()?;
     let before = FAULTS.load(Ordering::Acquire);
     let value = f();
-    match FAULTS.load(Ordering::Acquire) == before {
-        true => Ok(value),
-        false => Err(Error::Damaged("stored bytes could not be read: a disk error, or a file was cut short".into())),
+    match met_since(before) {
+        false => Ok(value),
+        true => Err(Error::Damaged("stored bytes could not be read: a disk error, or a file was cut short".into())),
     }
+}
+
+/// Sees to it that faults are caught from now on, whoever has put a handler in front of ours.
+pub fn watch() -> Result<()> {
+    install().map_err(|e| Error::io("watch over", "mapped memory", e))
+}
+
+/// Whether this thread is among those that met a fault since there were `before`.
+fn met_since(before: usize) -> bool {
+    let now = FAULTS.load(Ordering::Acquire);
+    if now == before {
+        return false;
+    }
+    let this = rustix::thread::gettid().as_raw_nonzero().get();
+    let known = now.wrapping_sub(before) <= FAULTS_KNOWN;
+    !known || (before..now).any(|fault| FAULT_THREADS[fault % FAULTS_KNOWN].load(Ordering::Acquire) == this)
 }
 
 // ---- What the signal handler reads and writes: atomics in static memory, nothing else. ----
@@ -419,6 +444,10 @@ impl Row {
 static REGIONS: [Row; REGIONS_MAX] = [Row::FREE; REGIONS_MAX];
 /// Pages that could not be read since the process began.
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
+/// Faults of which the thread is known; after more at once, everybody is told.
+const FAULTS_KNOWN: usize = 256;
+/// The threads that met the last faults.
+static FAULT_THREADS: [AtomicI32; FAULTS_KNOWN] = [const { AtomicI32::new(0) }; FAULTS_KNOWN];
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// The disposition that was there before ours: handler address and flags.
 static BEFORE_HANDLER: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
@@ -505,7 +534,9 @@ fn cover(address: usize) -> bool {
     // Noted first: who sees the zeros must see the note.
     let place = ((page - row.start.load(Ordering::Acquire)) >> OFFSET_BITS).min(ARENA_SEGMENTS - 1);
     row.faults[place / 64].fetch_or(1 << (place % 64), Ordering::AcqRel);
-    FAULTS.fetch_add(1, Ordering::AcqRel);
+    // `gettid` is a bare system call.
+    let this = rustix::thread::gettid().as_raw_nonzero().get();
+    FAULT_THREADS[FAULTS.fetch_add(1, Ordering::AcqRel) % FAULTS_KNOWN].store(this, Ordering::Release);
     // SAFETY: the page lies in a region of ours, where only this module maps, and nobody can read it anyway.
     // rustix calls the kernel directly: no errno is touched, nothing is allocated.
     let mapped = unsafe {
@@ -564,9 +595,6 @@ mod tests {
 
     use super::*;
 
-    /// Faults are counted for the whole process: tests that make them run one at a time.
-    static ONE: Mutex<()> = Mutex::new(());
-
     fn file_of(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
@@ -579,7 +607,6 @@ mod tests {
 
     #[test]
     fn a_slice_shows_the_committed_bytes_and_outlives_the_map() {
-        let _one = lock(&ONE);
         let file = file_of(b"0123456789");
         let map = Map::new();
 
@@ -593,7 +620,6 @@ mod tests {
 
     #[test]
     fn neighbouring_segments_lie_side_by_side() {
-        let _one = lock(&ONE);
         let map = Map::new();
         let files = [file_of(b"one"), file_of(b"two")];
 
@@ -606,7 +632,6 @@ mod tests {
 
     #[test]
     fn a_file_shorter_than_what_is_committed_is_damaged_and_one_that_grew_is_not() {
-        let _one = lock(&ONE);
         let mut file = file_of(b"abc");
         let map = Map::new();
 
@@ -619,7 +644,6 @@ mod tests {
 
     #[test]
     fn another_file_under_a_mapped_segments_name_is_damaged() {
-        let _one = lock(&ONE);
         let map = Map::new();
         let _held = map.slice(1, opened(&file_of(b"abc")), 0, 3).unwrap();
 
@@ -630,7 +654,6 @@ mod tests {
 
     #[test]
     fn more_segments_than_the_cap_are_mapped_one_after_the_other() {
-        let _one = lock(&ONE);
         let file = file_of(b"abc");
         let map = Map::new();
         let kept = map.slice(0, opened(&file), 0, 3).unwrap();
@@ -645,7 +668,6 @@ mod tests {
 
     #[test]
     fn a_segment_cut_short_under_a_reader_is_an_error_and_not_a_crash() {
-        let _one = lock(&ONE);
         let bytes = vec![7; 3 << 20];
         let file = file_of(&bytes);
         let map = Map::new();
@@ -667,8 +689,25 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_of_one_thread_is_no_error_of_another_that_reads_elsewhere() {
+        let (bad, good) = (file_of(&[1; 8192]), file_of(&[2; 8192]));
+        let map = Map::new();
+        let bad_slice = map.slice(1, opened(&bad), 0, 8192).unwrap();
+        let good_slice = map.slice(2, opened(&good), 0, 8192).unwrap();
+        bad.set_len(0).unwrap();
+
+        let answer = guarded(|| {
+            let other = std::thread::scope(|scope| scope.spawn(|| guarded(|| bad_slice[8191])).join().unwrap());
+            assert!(other.is_err());
+            good_slice[8191]
+        });
+
+        assert_eq!(answer.unwrap(), 2);
+        assert!(bad_slice.faulted() && !good_slice.faulted());
+    }
+
+    #[test]
     fn a_whole_file_mapped_is_its_bytes_and_an_empty_one_is_none() {
-        let _one = lock(&ONE);
         let file = file_of(&[3; 70_000]);
 
         let mapped = map_file(&file).unwrap();
@@ -682,7 +721,6 @@ mod tests {
 
     #[test]
     fn threads_share_a_map() {
-        let _one = lock(&ONE);
         let file = file_of(&[9; 4096]);
         let map = Map::new();
 

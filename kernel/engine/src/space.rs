@@ -13,7 +13,7 @@ use crate::index::Index;
 use crate::keys::{Digest, Keys, keyed, tag};
 use crate::map::{Map, Slice, guarded, map_file};
 use crate::slot::Slots;
-use crate::table::{ChunkRef, Header, Record, SegmentTable, TableBytes, encode_batch};
+use crate::table::{ChunkRef, Header, Kind, Record, SegmentTable, TableBytes, encode_batch};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -53,6 +53,8 @@ pub struct Space {
     /// Chunks in leases of this process, which no journal has committed yet.
     provisional: RwLock<HashMap<u64, SegmentTable>>,
     tables: RwLock<Loaded>,
+    /// Stored bytes that are known to be damaged: first address -> end. Apart, and never forgotten by this process.
+    distrusted: RwLock<BTreeMap<Address, Address>>,
     /// Segment -> bytes of its chunk table whose chunks are in `index`. Its lock is held while catching up, so that
     /// two threads do not read the same tables.
     indexed: Mutex<BTreeMap<u64, u64>>,
@@ -92,12 +94,18 @@ impl Space {
             committed: RwLock::default(),
             provisional: RwLock::default(),
             tables: RwLock::default(),
+            distrusted: RwLock::default(),
         }))
     }
 
     /// The volume's id.
     pub fn volume_id(&self) -> [u8; 16] {
         self.volume_id
+    }
+
+    /// The directory that the volume is in.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The volume's keys.
@@ -174,24 +182,50 @@ impl Space {
         rows
     }
 
-    /// The address of a chunk with this digest and length, committed or in a lease of this process. `None` may also
-    /// mean that the index does not know yet: storing the bytes again is always right.
-    pub fn find(&self, digest: &Digest, length: u32) -> Result<Option<Address>> {
+    /// The address of a chunk of this kind with this digest and length, committed or in a lease of this process. `None`
+    /// may also mean that the index does not know yet, or that what is stored is distrusted: storing the bytes again
+    /// is always right.
+    pub fn find(&self, digest: &Digest, length: u32, kind: Kind) -> Result<Option<Address>> {
         let mut claims = Vec::new();
         self.index.find(tag(digest), &mut claims);
         for address in claims {
-            if self.confirm(address, digest, length)? {
+            if self.confirm(address, digest, length, kind)? {
                 return Ok(Some(address));
             }
         }
         Ok(None)
     }
 
-    /// Whether the chunk at `address` is the one with this digest and length: asked for the end of the previous match,
+    /// Whether the chunk at `address` is the one with this kind, digest and length: asked for the end of the previous match,
     /// it answers "does the same extent go on?" without a look-up.
-    pub fn follows(&self, address: Address, digest: &Digest, length: u32) -> bool {
+    pub fn follows(&self, address: Address, digest: &Digest, length: u32, kind: Kind) -> bool {
         // A table that cannot be read confirms nothing; the bytes are then stored again.
-        self.confirm(address, digest, length).unwrap_or(false)
+        self.confirm(address, digest, length, kind).unwrap_or(false)
+    }
+
+    /// Says that these stored bytes are damaged: nothing new is pointed at them, so that a push of the same content
+    /// stores it again. What fails in [`Space::read`] is distrusted without being said. It lasts as long as this process.
+    pub fn distrust(&self, extents: &[Extent]) {
+        let mut distrusted = write(&self.distrusted);
+        for extent in extents.iter().filter(|extent| !extent.is_hole() && extent.length > 0) {
+            let (mut start, mut end) = (extent.address, extent.address.saturating_add(extent.length));
+            while let Some((&before, &until)) = distrusted.range(..=end).next_back().filter(|range| *range.1 >= start) {
+                (start, end) = (start.min(before), end.max(until));
+                distrusted.remove(&before);
+            }
+            distrusted.insert(start, end);
+        }
+    }
+
+    /// What is distrusted, ascending and apart; a range of damaged bytes may go on over several segments.
+    pub fn distrusted(&self) -> Vec<Extent> {
+        let ranges = read(&self.distrusted);
+        ranges.iter().map(|(&address, &end)| Extent { address, length: end - address }).collect()
+    }
+
+    fn is_distrusted(&self, address: Address, length: u32) -> bool {
+        let end = address.saturating_add(length.into());
+        read(&self.distrusted).range(..end).next_back().is_some_and(|(_, &until)| until > address)
     }
 
     /// The chunks of an extent, which must be whole chunks of the committed part of its segment.
@@ -213,15 +247,64 @@ impl Space {
     /// The bytes of an extent, every chunk of them verified against its digest.
     ///
     /// `Damaged` names slot, segment and offset of the first chunk that is not what it should be; nothing is shown
-    /// then.
+    /// then, and what is damaged is distrusted from now on.
     pub fn read(&self, extent: Extent) -> Result<Slice> {
         let chunks = self.chunks(extent)?;
-        let slice = self.slice(extent)?;
-        match guarded(|| self.first_damaged(&slice, &chunks))? {
-            None => Ok(slice),
-            Some(chunk) => {
-                let segment = segment_of(extent.address);
-                let what = format!("the chunk {}..{} fails its digest", chunk.start, chunk.end);
+        let verified = self.slice(extent).and_then(|slice| {
+            let damaged = guarded(|| self.damaged_chunks(&slice, &chunks))?;
+            Ok((slice, damaged))
+        });
+        self.doubted(extent, verified)
+    }
+
+    /// The extent in pieces of whole chunks, of about `bytes` each and at least a chunk: what to [`Space::copy`] one
+    /// after the other.
+    pub fn pieces(&self, extent: Extent, bytes: u64) -> Result<Vec<Extent>> {
+        let segment = segment_start(segment_of(extent.address));
+        let mut pieces: Vec<Extent> = Vec::new();
+        for chunk in self.chunks(extent)? {
+            let length = u64::from(chunk.length());
+            match pieces.last_mut().filter(|piece| piece.length + length <= bytes) {
+                Some(piece) => piece.length += length,
+                None => pieces.push(Extent { address: segment | u64::from(chunk.start), length }),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Fills `out` with the bytes of an extent, which is as long, and verifies them there: for a reader that goes on
+    /// outside of [`guarded`], where a mapped page that cannot be read any more would turn to zeros under its eyes.
+    /// What is damaged is distrusted, as in [`Space::read`].
+    pub fn copy(&self, extent: Extent, out: &mut [u8]) -> Result<()> {
+        let chunks = self.chunks(extent)?;
+        if extent.length != out.len() as u64 {
+            return Err(Error::Invalid(format!("{} bytes do not go into {}", extent.length, out.len())));
+        }
+        let copied = self.slice(extent).and_then(|slice| guarded(|| out.copy_from_slice(&slice)));
+        let verified = copied.map(|()| ((), self.damaged_chunks(out, &chunks)));
+        self.doubted(extent, verified)
+    }
+
+    /// What was read of an extent unless chunks of it are damaged, or all of it cannot be read: then that is
+    /// distrusted.
+    fn doubted<T>(&self, extent: Extent, verified: Result<(T, Vec<ChunkRef>)>) -> Result<T> {
+        let segment = segment_of(extent.address);
+        let place = |chunk: &ChunkRef| Extent {
+            address: segment_start(segment) | u64::from(chunk.start),
+            length: chunk.length().into(),
+        };
+        let (value, damaged) = verified.map_err(|error| {
+            // Which of its bytes cannot be read is not known here.
+            if matches!(error, Error::Damaged(_)) {
+                self.distrust(&[extent]);
+            }
+            self.named(segment, error)
+        })?;
+        match damaged.first() {
+            None => Ok(value),
+            Some(first) => {
+                self.distrust(&damaged.iter().map(place).collect::<Vec<_>>());
+                let what = format!("the chunk {}..{} fails its digest", first.start, first.end);
                 Err(self.damaged(segment, &what))
             }
         }
@@ -340,9 +423,12 @@ impl Space {
         }
     }
 
-    fn confirm(&self, address: Address, digest: &Digest, length: u32) -> Result<bool> {
+    fn confirm(&self, address: Address, digest: &Digest, length: u32, kind: Kind) -> Result<bool> {
+        if self.is_distrusted(address, length) {
+            return Ok(false);
+        }
         let (segment, offset) = (segment_of(address), offset_of(address));
-        let is_it = |chunk: ChunkRef| chunk.length() == length && chunk.digest == *digest;
+        let is_it = |chunk: ChunkRef| chunk.length() == length && chunk.kind == kind && chunk.digest == *digest;
         if let Some(chunk) = read(&self.provisional).get(&segment).and_then(|table| table.chunk_at(offset)) {
             return Ok(is_it(chunk));
         }
@@ -434,13 +520,14 @@ impl Space {
         }
     }
 
-    /// The first of `chunks`, which lie in `bytes` one after the other, whose digest is wrong.
-    fn first_damaged<'a>(&self, mut bytes: &[u8], chunks: &'a [ChunkRef]) -> Option<&'a ChunkRef> {
-        chunks.iter().find(|chunk| {
+    /// Those of `chunks`, which lie in `bytes` one after the other, whose digest is wrong.
+    fn damaged_chunks(&self, mut bytes: &[u8], chunks: &[ChunkRef]) -> Vec<ChunkRef> {
+        let is_damaged = |chunk: &&ChunkRef| {
             let Some((this, rest)) = bytes.split_at_checked(chunk.length() as usize) else { return true };
             bytes = rest;
             keyed(&self.keys.digest, this) != chunk.digest
-        })
+        };
+        chunks.iter().filter(is_damaged).copied().collect()
     }
 }
 

@@ -35,6 +35,9 @@ const BATCH_LOOKED_AT: usize = 32768;
 /// Directories on the way to the current one that are held open; those above are reopened from below when they are
 /// needed.
 const OPEN_DEPTH: usize = 128;
+/// Files remembered while names of them are still to come (20 MB). Beyond, each further name counts as a file of its
+/// own and is read: a backup kept with hard links has millions of files whose other names are never met.
+pub const LINK_GROUPS_MAX: usize = 100_000;
 /// Room for names per `getdents64`: a directory of a thousand entries in one call.
 const LISTING_BYTES: usize = 64 << 10;
 
@@ -71,14 +74,10 @@ pub enum Event {
         /// Index in `Batch::work`.
         index: u32,
     },
-    /// Another name of a file that was read earlier in this walk.
+    /// Another name of a file that was, or will be, read earlier in this walk: `linked[index]`.
     Linked {
-        /// Its name.
-        name: Text,
-        /// Its stat.
-        stat: Stat,
-        /// Identity of the link.
-        link_id: u64,
+        /// Index in `Batch::linked`.
+        index: u32,
     },
     /// An unchanged file whose first name is another one now.
     Relinked {
@@ -137,6 +136,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// The files that have to be read.
     pub work: Vec<Work>,
+    /// Other names of files; each is read only if the first name turns out to be gone.
+    pub linked: Vec<Work>,
     /// Bytes of the files to be read, by their stat; a large one not included.
     pub file_bytes: u64,
     /// Files that the stat cache vouches for.
@@ -161,9 +162,10 @@ impl Batch {
         CStr::from_bytes_with_nul(&self.text[start..start + text.length as usize + 1]).unwrap_or_default()
     }
 
-    /// Lets go of the directories: its files have been read.
-    pub fn close_directories(&mut self) {
-        self.work.iter_mut().for_each(|work| work.directory = None);
+    /// Lets go of the directories of the files that have been read. `keep` says for each whether it is needed again.
+    pub fn close_directories(&mut self, keep: impl Iterator<Item = bool>) {
+        let read = self.work.iter_mut().zip(keep.chain(std::iter::repeat(false)));
+        read.filter(|(_, keep)| !keep).for_each(|(work, _)| work.directory = None);
     }
 
     fn push_text(&mut self, bytes: &[u8]) -> Text {
@@ -250,13 +252,30 @@ struct Frame<'a> {
     has_work: bool,
 }
 
+/// The files of which some names are still to be met, by device and inode.
+struct Links {
+    key: [u8; 32],
+    groups: HashMap<(u64, u64), LinkGroup>,
+    groups_max: usize,
+}
+
 /// The names of one inode met so far.
 struct LinkGroup {
     link_id: u64,
+    /// Its stat when the first was met. Another one under the same inode may be another file's: it is a group anew.
+    stat: Stat,
     /// Its first name was, or will be, read in this walk.
     is_read: bool,
     /// Names not met yet.
     left: u32,
+}
+
+/// What is known of a file when one more name of it is met.
+struct Met {
+    /// It is the first name; the file's bytes are counted with it, and with no other.
+    is_first: bool,
+    /// An earlier name was, or will be, read in this walk.
+    was_read: bool,
 }
 
 /// A name to be looked at.
@@ -270,7 +289,6 @@ struct Item {
 /// A walk over sources.
 pub struct Walk<'a> {
     cache: Option<&'a StatCache>,
-    link_key: [u8; 32],
     clean_before_ns: i64,
     /// Named sources, names ascending.
     sources: Vec<(Vec<u8>, CString)>,
@@ -282,7 +300,7 @@ pub struct Walk<'a> {
     started: bool,
     /// Path of the current directory in the snapshot, a slash after every name.
     path: Vec<u8>,
-    links: HashMap<(u64, u64), LinkGroup>,
+    links: Links,
     buffer: Vec<u8>,
 }
 
@@ -314,7 +332,6 @@ impl<'a> Walk<'a> {
         let excluded = statx(CWD, excluded, AtFlags::empty(), StatxFlags::BASIC_STATS).ok();
         Ok(Walk {
             cache,
-            link_key: *link_key,
             clean_before_ns,
             sources: named,
             root,
@@ -322,7 +339,7 @@ impl<'a> Walk<'a> {
             frames: Vec::new(),
             started: false,
             path: Vec::new(),
-            links: HashMap::new(),
+            links: Links { key: *link_key, groups: HashMap::new(), groups_max: LINK_GROUPS_MAX },
             buffer: Vec::new(),
         })
     }
@@ -427,7 +444,7 @@ impl<'a> Walk<'a> {
 
     /// Passes over the entries of the current directory that are as cached: the path of a push that changes little.
     fn pass_unchanged(&mut self, batch: &mut Batch) {
-        let Walk { frames, links, link_key, path, .. } = self;
+        let Walk { frames, links, path, .. } = self;
         let Some(Frame { fd: Some(fd), old: Some(old), names: Names::Cached, .. }) = frames.last_mut() else { return };
         while batch.looked_at < BATCH_LOOKED_AT {
             let Some((name, row)) = old.peek() else { return };
@@ -438,14 +455,16 @@ impl<'a> Walk<'a> {
             if !stat.same(&row.stat) {
                 return;
             }
+            let mut bytes = stat.size;
             if stat.nlink > 1 {
-                let link_id = group(links, link_key, path, name.to_bytes(), &stat).link_id;
-                if link_id != row.link_id {
+                if links.identity(path, name.to_bytes(), &stat) != row.link_id {
                     return;
                 }
-                met(links, &stat);
+                if !links.meet(row.link_id, &stat, false).is_first {
+                    bytes = 0;
+                }
             }
-            count_unchanged(batch, &stat);
+            count_unchanged(batch, &stat, bytes);
             old.advance();
         }
     }
@@ -554,30 +573,34 @@ impl<'a> Walk<'a> {
 
     fn file(&mut self, item: &Item, stat: Stat, directory: Option<Arc<OwnedFd>>, batch: &mut Batch) {
         let equal = item.row.filter(|row| row.child.is_none() && row.trusted && row.stat.same(&stat));
-        let (mut link_id, mut already_read) = (0, false);
+        let (mut link_id, mut already_read, mut bytes) = (0, false, stat.size);
         if stat.nlink > 1 {
-            let group = group(&mut self.links, &self.link_key, &self.path, batch.bytes(item.name), &stat);
-            link_id = group.link_id;
-            already_read = group.is_read;
-            group.is_read |= equal.is_none();
-            met(&mut self.links, &stat);
+            link_id = self.links.identity(&self.path, batch.bytes(item.name), &stat);
+            let met = self.links.meet(link_id, &stat, equal.is_none());
+            already_read = met.was_read;
+            bytes = if met.is_first { bytes } else { 0 };
         }
         let name = item.name;
         match equal {
-            Some(row) if row.link_id == link_id => count_unchanged(batch, &stat),
+            Some(row) if row.link_id == link_id => count_unchanged(batch, &stat, bytes),
             Some(_) => {
-                count_unchanged(batch, &stat);
+                count_unchanged(batch, &stat, bytes);
                 batch.events.push(Event::Relinked { name, link_id });
             }
-            None if already_read => batch.events.push(Event::Linked { name, stat, link_id }),
             None => {
-                let index = batch.work.len() as u32;
-                batch.work.push(Work { directory, at: item.at, name, stat, link_id });
-                if stat.size > SMALL_FILE_BYTES {
-                    batch.events.push(Event::Large { index });
+                let work = Work { directory, at: item.at, name, stat, link_id };
+                if already_read {
+                    batch.events.push(Event::Linked { index: batch.linked.len() as u32 });
+                    batch.linked.push(work);
                 } else {
-                    batch.events.push(Event::File { index });
-                    batch.file_bytes += stat.size;
+                    let index = batch.work.len() as u32;
+                    batch.work.push(work);
+                    if stat.size > SMALL_FILE_BYTES {
+                        batch.events.push(Event::Large { index });
+                    } else {
+                        batch.events.push(Event::File { index });
+                        batch.file_bytes += stat.size;
+                    }
                 }
                 if let Some(frame) = self.frames.last_mut() {
                     batch.directories += usize::from(!std::mem::replace(&mut frame.has_work, true));
@@ -589,12 +612,12 @@ impl<'a> Walk<'a> {
     fn symlink(&mut self, item: &Item, stat: Stat, fd: BorrowedFd<'_>, batch: &mut Batch) -> rustix::io::Result<()> {
         let mut link_id = 0;
         if stat.nlink > 1 {
-            link_id = group(&mut self.links, &self.link_key, &self.path, batch.bytes(item.name), &stat).link_id;
-            met(&mut self.links, &stat);
+            link_id = self.links.identity(&self.path, batch.bytes(item.name), &stat);
+            self.links.meet(link_id, &stat, false);
         }
         let equal = |row: Row| row.child.is_none() && row.trusted && row.stat.same(&stat) && row.link_id == link_id;
         if item.row.is_some_and(equal) {
-            count_unchanged(batch, &stat);
+            count_unchanged(batch, &stat, 0);
             return Ok(());
         }
         let target = readlinkat(fd, batch.c_str(item.at), Vec::new())?;
@@ -610,39 +633,46 @@ fn advance(old: &mut Option<Directory<'_>>) {
     }
 }
 
-fn count_unchanged(batch: &mut Batch, stat: &Stat) {
+/// Counts a name that the stat cache vouches for, and `bytes` of content with it.
+fn count_unchanged(batch: &mut Batch, stat: &Stat, bytes: u64) {
     batch.looked_at += 1;
     if FileType::from_raw_mode(stat.mode.into()) == FileType::Symlink {
         batch.unchanged_symlinks += 1;
     } else {
         batch.unchanged_files += 1;
-        batch.unchanged_bytes += stat.size;
+        batch.unchanged_bytes += bytes;
     }
 }
 
-/// The group of names to which a file belongs. It is called after the path of the first one met.
-fn group<'l>(
-    links: &'l mut HashMap<(u64, u64), LinkGroup>,
-    key: &[u8; 32],
-    path: &[u8],
-    name: &[u8],
-    stat: &Stat,
-) -> &'l mut LinkGroup {
-    links.entry((stat.dev, stat.ino)).or_insert_with(|| {
-        // 0 means no link; a path that hashes to it is as likely as any other 64-bit accident.
-        let link_id = tag(&keyed(key, &[path, name].concat())).max(1);
-        LinkGroup { link_id, is_read: false, left: stat.nlink }
-    })
-}
+impl Links {
+    /// The identity of the file that has the name `path` `name`: it is called after the path of the first name met.
+    fn identity(&self, path: &[u8], name: &[u8], stat: &Stat) -> u64 {
+        match self.groups.get(&(stat.dev, stat.ino)) {
+            Some(group) if group.stat.same(stat) => group.link_id,
+            // 0 means no link; a path that hashes to it is as likely as any other 64-bit accident.
+            _ => tag(&keyed(&self.key, &[path, name].concat())).max(1),
+        }
+    }
 
-/// Notes that one more name of a file was met; a group whose names are all met is forgotten.
-fn met(links: &mut HashMap<(u64, u64), LinkGroup>, stat: &Stat) {
-    let id = (stat.dev, stat.ino);
-    if let Some(group) = links.get_mut(&id) {
+    /// Notes that one more name of a file was met, and whether it is going to be read. A file whose names are all met
+    /// is forgotten.
+    fn meet(&mut self, link_id: u64, stat: &Stat, reads: bool) -> Met {
+        let id = (stat.dev, stat.ino);
+        if self.groups.len() >= self.groups_max && !self.groups.contains_key(&id) {
+            return Met { is_first: true, was_read: false };
+        }
+        let fresh = || LinkGroup { link_id, stat: *stat, is_read: false, left: stat.nlink };
+        let group = self.groups.entry(id).or_insert_with(fresh);
+        if !group.stat.same(stat) {
+            *group = fresh();
+        }
+        let met = Met { is_first: group.left == stat.nlink, was_read: group.is_read };
+        group.is_read |= reads;
         group.left = group.left.saturating_sub(1);
         if group.left == 0 {
-            links.remove(&id);
+            self.groups.remove(&id);
         }
+        met
     }
 }
 
@@ -689,5 +719,53 @@ fn stat_of(found: &rustix::fs::Statx) -> Stat {
         mtime_ns: ns(found.stx_mtime),
         ctime_ns: ns(found.stx_ctime),
         nlink: found.stx_nlink,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(groups_max: usize) -> Links {
+        Links { key: [1; 32], groups: HashMap::new(), groups_max }
+    }
+
+    fn stat(ino: u64, ctime_ns: i64, nlink: u32) -> Stat {
+        Stat { ino, ctime_ns, nlink, ..Stat::default() }
+    }
+
+    #[test]
+    fn an_inode_number_that_another_file_got_during_the_walk_is_another_file() {
+        let mut links = links(10);
+        let (old, new) = (stat(5, 1, 2), stat(5, 2, 2));
+        let first = links.identity(b"", b"a", &old);
+        assert!(!links.meet(first, &old, true).was_read);
+
+        let second = links.identity(b"z/", b"n", &new);
+
+        assert_ne!(second, first);
+        let met = links.meet(second, &new, true);
+        assert!(met.is_first && !met.was_read, "it has to be read");
+        assert_eq!(links.identity(b"z/", b"o", &new), second);
+        let met = links.meet(second, &new, true);
+        assert!(!met.is_first && met.was_read);
+        assert!(links.groups.is_empty());
+    }
+
+    #[test]
+    fn beyond_the_limit_a_name_is_a_file_of_its_own_and_is_read() {
+        let mut links = links(2);
+        for ino in 1..=3 {
+            let (stat, name) = (stat(ino, 1, 9), [ino as u8]);
+            let id = links.identity(b"", &name, &stat);
+            assert!(!links.meet(id, &stat, true).was_read);
+        }
+
+        let known = links.identity(b"", b"again", &stat(2, 1, 9));
+        let unknown = links.identity(b"", b"again", &stat(3, 1, 9));
+
+        assert!(links.meet(known, &stat(2, 1, 9), true).was_read);
+        assert!(!links.meet(unknown, &stat(3, 1, 9), true).was_read);
+        assert_eq!((links.groups.len(), known == unknown), (2, false));
     }
 }

@@ -19,9 +19,12 @@ use packetfs_engine::table::Kind;
 use packetfs_engine::{Error, diff, tree, verify};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 type PageArgument = (u64, u32, Vec<u8>);
+
+/// Bytes in one piece of [`Space::read`]: it stays in the processor's cache from the copy to the digest and the write.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// See `_kernel.pyi`.
 #[pyclass(frozen, module = "packetfs._kernel")]
@@ -75,6 +78,12 @@ impl Space {
         lent::view(py, slice)
     }
 
+    fn read(&self, py: Python<'_>, address: u64, length: u64) -> PyResult<Pieces> {
+        let pieces = py.detach(|| self.engine.pieces(Extent { address, length }, PIECE_BYTES));
+        let left = Mutex::new(pieces.map_err(|error| raised(py, error))?.into_iter());
+        Ok(Pieces { engine: Arc::clone(&self.engine), left })
+    }
+
     fn entries(&self, page: PageArgument) -> PyResult<Entries> {
         let root = page_from(&page)?;
         Ok(Entries { walk: Mutex::new((tree::Entries::new(Arc::clone(&self.engine), &root), Vec::new().into_iter())) })
@@ -103,6 +112,11 @@ impl Space {
         Ok((part.checked_bytes, part.next_start, damaged))
     }
 
+    fn distrust(&self, py: Python<'_>, extents: Vec<(u64, u64)>) {
+        let extents = extents_from(&extents);
+        py.detach(|| self.engine.distrust(&extents));
+    }
+
     fn diff(&self, py: Python<'_>, old: Option<PageArgument>, new: Option<PageArgument>) -> PyResult<Vec<Difference>> {
         let old = old.as_ref().map(page_from).transpose()?;
         let new = new.as_ref().map(page_from).transpose()?;
@@ -123,12 +137,33 @@ impl Space {
     }
 
     #[getter]
-    fn index_discarded(&self) -> bool {
-        self.engine.index_discarded().is_some()
+    fn index_discarded(&self) -> Option<String> {
+        self.engine.index_discarded()
     }
 
     fn publish_index(&self, py: Python<'_>) -> PyResult<bool> {
         py.detach(|| self.engine.publish_index()).map_err(|error| raised(py, error))
+    }
+}
+
+/// The bytes of an extent, copied and verified piece by piece.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Pieces {
+    engine: Arc<space::Space>,
+    left: Mutex<std::vec::IntoIter<Extent>>,
+}
+
+#[pymethods]
+impl Pieces {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let next = self.left.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some(extent) = next else { return Ok(None) };
+        let fill = |out: &mut [u8]| py.detach(|| self.engine.copy(extent, out)).map_err(|error| raised(py, error));
+        PyBytes::new_with(py, extent.length as usize, fill).map(Some)
     }
 }
 

@@ -78,6 +78,11 @@ impl Ingested {
     }
 
     #[getter]
+    fn repaired(&self) -> bool {
+        self.value.repaired
+    }
+
+    #[getter]
     fn files(&self) -> u64 {
         self.value.stats.files
     }
@@ -273,11 +278,13 @@ impl Checkout {
     }
 }
 
-/// A directory's page, or entries to be written by themselves.
+/// A directory's page, a whole directory, or entries to be written by themselves.
 #[derive(FromPyObject)]
 pub enum RootArgument<'py> {
     /// `(address, length, digest)`.
     Page((u64, u32, Vec<u8>)),
+    /// A directory, whose own mode, owner and time the target gets.
+    Whole(Bound<'py, Entry>),
     /// Files pulled by path.
     Entries(Vec<Bound<'py, Entry>>),
 }
@@ -298,6 +305,7 @@ pub fn checkout(
 ) -> PyResult<Checkout> {
     let root = match root {
         RootArgument::Page(page) => Root::Directory(page_from(&page)?),
+        RootArgument::Whole(entry) => Root::Whole(entry.get().value.clone()),
         RootArgument::Entries(entries) => {
             Root::Entries(entries.iter().map(|entry| entry.get().value.clone()).collect())
         }

@@ -1,6 +1,7 @@
 """Count what a push has before it, beside the push itself, so that it can be told how long the rest takes.
 
-Only for telling: nothing is decided from these numbers, and what cannot be read is left out.
+As the push counts: each name, and the bytes of a file once however many names it has. Only for telling: nothing is
+decided from these numbers, and what cannot be read is left out.
 """
 
 import os
@@ -32,6 +33,16 @@ class Census:
     def _count(self) -> None:
         files = size = 0
         directories: list[bytes] = []
+        linked: set[tuple[int, int]] = set()
+
+        def fresh(found: os.stat_result) -> int:
+            """Bytes that are not counted yet under another name."""
+            if found.st_nlink > 1:
+                if (found.st_dev, found.st_ino) in linked:
+                    return 0
+                linked.add((found.st_dev, found.st_ino))
+            return found.st_size
+
         for path in self._paths:
             try:
                 found = os.stat(path)
@@ -40,7 +51,7 @@ class Census:
             if stat.S_ISDIR(found.st_mode):
                 directories.append(path)
             elif stat.S_ISREG(found.st_mode):
-                files, size = files + 1, size + found.st_size
+                files, size = files + 1, size + fresh(found)
         while directories and not self._stop.is_set():
             try:
                 with os.scandir(directories.pop()) as entries:
@@ -48,7 +59,7 @@ class Census:
                         if entry.is_dir(follow_symlinks=False):
                             directories.append(entry.path)
                         elif entry.is_file(follow_symlinks=False):
-                            files, size = files + 1, size + entry.stat(follow_symlinks=False).st_size
+                            files, size = files + 1, size + fresh(entry.stat(follow_symlinks=False))
             except OSError:
                 continue
         if not directories:

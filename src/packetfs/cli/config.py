@@ -7,7 +7,7 @@ misspelt one never goes unnoticed.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -51,6 +51,16 @@ def settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settin
     chosen: dict[str, Any] = {**_from_file(path, named="PACKETFS_CONFIG" in environment), **_from(environment)}
     chosen.update((name, value) for name, value in flags.items() if value is not None)
     return Settings(**chosen)
+
+
+def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a failure should be a JSON line, asked when the settings as a whole cannot be had."""
+    if "--json" in arguments:
+        return True
+    try:
+        return bool(_switch(environment.get("PACKETFS_JSON") or "no", "PACKETFS_JSON"))
+    except UsageError:
+        return False
 
 
 def seconds(text: str, origin: str) -> float:
@@ -112,6 +122,12 @@ def _from_file(path: str, *, named: bool) -> dict[str, Any]:
             f"the configuration file {path!r} does not exist",
             code="bad-config",
             hint="PACKETFS_CONFIG names it; create it or unset the variable",
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"the configuration file {path!r} cannot be read: {error.strerror}",
+            code="bad-config",
+            hint="PACKETFS_CONFIG can name another one; /dev/null is an empty one",
         ) from None
     from msgspec import toml  # only with a file: it costs 15 ms
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from packetfs.cli.config import Settings, settings
+from packetfs.cli import lines
+from packetfs.cli.config import Settings, settings, wants_json
+from packetfs.cli.names import shown_message
 from packetfs.cli.output import Output
 from packetfs.errors import PacketFSError, UsageError
 from packetfs.format.location import Location, parse_location, with_volume
@@ -41,11 +43,11 @@ class Invocation:
         _ = self.settings
 
     def output_for_failure(self) -> Output:
-        """The output, even when the settings themselves are what is wrong."""
+        """The output, even when the settings themselves are what is wrong: then as far as they can be guessed."""
         try:
             return self.output
-        except PacketFSError:
-            return Output(json="--json" in self.arguments, verbosity=0, progress=False)
+        except (PacketFSError, OSError):
+            return Output(json=wants_json(self.arguments, self.environment), verbosity=0, progress=False)
 
     def location(self, text: str) -> Location:
         """The place on this machine that `text` means.
@@ -78,7 +80,16 @@ class Invocation:
         """The volume at `location`, open."""
         from packetfs import api
 
-        return api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
+        volume = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
+        self.tell_of_index(volume)
+        return volume
+
+    def tell_of_index(self, volume: "Volume") -> None:
+        """Say that the volume's index could not be used, if so: why this takes longer than it should."""
+        why = volume.index_discarded
+        if why is not None:
+            text = f"the index could not be used and is made anew from the chunk tables: {shown_message(why)}"
+            self.output.notice(lines.Notice(code="index-discarded", message=text), text)
 
     def _in_default(self, text: str) -> Location:
         """`REF@WHEN:/PATH` in the configured volume, unless it can only be a path or a place on another machine."""

@@ -96,7 +96,8 @@ class SnapshotLine(Line, frozen=True, tag="snapshot", kw_only=True):
     host: str
     user: str
     message: str
-    sources: list[str]
+    sources: list[bytes]
+    root_is_source: bool
     root_digest: str
     files: int
     directories: int
@@ -240,7 +241,7 @@ def encode(event: msgspec.Struct) -> bytes:
     """`event` as one JSON line.
 
     A bytes field is a name: it becomes text under its own name, and if it is not UTF-8, its exact bytes in base64
-    under `<name>_b64` as well.
+    under `<name>_b64` as well. A list of bytes likewise: `<name>_b64` is then as long, with null for names in UTF-8.
     """
     config = event.__struct_config__
     line: dict[str, Any] = {str(config.tag_field): config.tag}
@@ -250,6 +251,11 @@ def encode(event: msgspec.Struct) -> bytes:
             value, encoded = exact(value)
             if encoded is not None:
                 line[f"{field}_b64"] = encoded
+        elif isinstance(value, list) and value and isinstance(value[0], bytes):
+            pairs = [exact(name) for name in value]
+            value = [text for text, _ in pairs]
+            if any(encoded is not None for _, encoded in pairs):
+                line[f"{field}_b64"] = [encoded for _, encoded in pairs]
         line[field] = value
     try:
         return msgspec.json.encode(line, enc_hook=_text) + b"\n"

@@ -8,7 +8,7 @@ import click
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths
 from packetfs.cli.invocation import Invocation
-from packetfs.cli.names import exact, shown
+from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
 from packetfs.errors import UsageError
 from packetfs.format.snapshot import Snapshot
@@ -67,7 +67,8 @@ def _line(ref: str, snapshot: Snapshot) -> lines.SnapshotLine:
         host=snapshot.host,
         user=snapshot.user,
         message=snapshot.message,
-        sources=[exact(path)[0] for path in snapshot.paths],
+        sources=list(snapshot.paths),
+        root_is_source=snapshot.root_is_source,
         root_digest=snapshot.root_digest.hex(),
         files=counted.files,
         directories=counted.directories,

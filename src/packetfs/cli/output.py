@@ -3,6 +3,8 @@
 Nothing is decided here but the place and the form of a message.
 """
 
+import errno
+import os
 import sys
 from contextlib import AbstractContextManager
 from typing import IO, TYPE_CHECKING
@@ -43,11 +45,11 @@ class Output:
 
     def data(self, line: "msgspec.Struct", text: str) -> None:
         """What the command was asked for, e.g. one line of a listing."""
-        self._stdout.write(lines.encode(line) if self.json else text.encode("utf-8", "backslashreplace") + b"\n")
+        self._write(lines.encode(line) if self.json else text.encode("utf-8", "backslashreplace") + b"\n")
 
     def content(self, piece: "bytes | memoryview") -> None:
         """Bytes of a file, as they are."""
-        self._stdout.write(piece)
+        self._write(piece)
 
     def notice(self, line: "msgspec.Struct", text: str) -> None:
         """What a person wants to know, though it was not asked for; silenced by -q."""
@@ -109,8 +111,17 @@ class Output:
         self._stdout.flush()
         self._stderr.flush()
 
+    def _write(self, piece: bytes | memoryview) -> None:
+        """All of `piece`: with PYTHONUNBUFFERED the stream is a bare descriptor, which takes as much as fits."""
+        left = memoryview(piece)
+        while left:
+            written: int | None = self._stdout.write(left)
+            if written is None:  # how a bare descriptor says that it would block
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "standard output")
+            left = left[written:]
+
     def _event(self, line: "msgspec.Struct") -> None:
-        self._stdout.write(lines.encode(line))
+        self._write(lines.encode(line))
         self._stdout.flush()  # whoever reads events wants them as they happen
 
     def _say(self, text: str) -> None:

@@ -123,6 +123,7 @@ def _volume(invocation: Invocation, place: Location, *, dry_run: bool) -> "Itera
             if volume.created:
                 event = VolumeCreated(path=place.volume, volume_id=volume.descriptor.volume_id.hex())
                 output.notice(event, f"created the volume {shown(place.volume)}")
+            invocation.tell_of_index(volume)
             yield volume
         return
     try:
@@ -136,6 +137,7 @@ def _volume(invocation: Invocation, place: Location, *, dry_run: bool) -> "Itera
             yield volume
         return
     with volume:
+        invocation.tell_of_index(volume)
         yield volume
 
 

@@ -29,8 +29,9 @@ packetfs verify --json /srv/volume | jq 'select(.event == "damaged-path").path'
 def verify(invocation: Invocation, *, volume: str | None, restart: bool) -> int:
     """Check every byte of a volume against its digest.
 
-    A run that is stopped is continued by the next one. Damaged ranges are listed with the files that need them and the
-    snapshots in which they do; the exit code is then 5. Nothing is repaired.
+    And that every snapshot has all of its bytes. A run that is stopped is continued by the next one. Damaged ranges are
+    listed with the files that need them and the snapshots in which they do; the exit code is then 5. Nothing is
+    repaired; but the next push of such a file reads it again and stores it anew: the snapshot it makes is whole.
     """
     output = invocation.output
     place = invocation.volume(volume)
@@ -61,15 +62,22 @@ def verify(invocation: Invocation, *, volume: str | None, restart: bool) -> int:
         text += f", after {bytes_text(report.resumed_bytes)} in the run before"
     output.notice(summary, f"{text}, in {duration(seconds)}: {'no damage' if report.sound else 'damage found'}")
     if not report.sound:
-        if not report.ranges:
+        if not report.ranges and not report.paths:
             raise DamagedError(
                 "the journal is damaged",
                 code="journal-damaged",
                 hint="`packetfs rebuild` recovers it from the segments",
             )
+        if not report.ranges:
+            raise DamagedError(
+                f"{amount(len(report.paths), 'path')} of snapshots need bytes that the journal does not know",
+                code="journal-damaged",
+                hint="`packetfs rebuild` looks for them in the segments",
+                paths=len(report.paths),
+            )
         raise DamagedError(
             f"{amount(len(report.ranges), 'damaged range')}, needed by {amount(len(report.paths), 'path')}",
-            hint="restore what is listed from another copy; what is not listed is intact",
+            hint="push again what you still have of what is listed: it is stored anew; what is not listed is intact",
             ranges=len(report.ranges),
             paths=len(report.paths),
         )

@@ -53,6 +53,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     paths: list[bytes] = []
     statistics: Statistics = Statistics()
     message: str = ""
+    root_is_source: bool = False
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[bytes, ...] = ()
     statistics: Statistics = Statistics()
     message: str = ""
+    root_is_source: bool = False
+    """Whether the root is the one directory that was pushed, with its mode, owner and time.
+
+    Otherwise it was made to hold sources by their names, and its metadata are those of no directory.
+    """
 
     @property
     def name(self) -> str:
@@ -98,6 +104,7 @@ def encode_snapshot(
     paths: tuple[bytes, ...],
     statistics: Statistics,
     message: str,
+    root_is_source: bool,
 ) -> bytes:
     """The bytes of a snapshot. Too many source paths are cut to what fits; too long a message is a UsageError."""
     if len(message.encode("utf-8", "surrogateescape")) > _TEXT_BYTES_MAX:
@@ -112,6 +119,7 @@ def encode_snapshot(
         paths=_fitting(paths),
         statistics=statistics,
         message=_clean(message),
+        root_is_source=root_is_source,
     )
     data = _MAGIC + bytes([_VERSION]) + _encoder.encode(stored)
     if len(data) > SNAPSHOT_BYTES_MAX:
@@ -152,6 +160,7 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is w
         paths=tuple(stored.paths),
         statistics=stored.statistics,
         message=stored.message,
+        root_is_source=stored.root_is_source,
     )
 
 

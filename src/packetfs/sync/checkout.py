@@ -11,6 +11,7 @@ from typing import cast
 from packetfs import kernel
 from packetfs.errors import RefusedError, UsageError, disk_error
 from packetfs.events import Change, Progress
+from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
 from packetfs.volume import Volume
 
@@ -95,8 +96,6 @@ def pull(
             progress=advance,
             report=tell,
         )
-        if entry.page is not None and not dry_run:
-            _set_top(directory, entry)
     return PullReport(
         snapshot=snapshot,
         dry_run=dry_run,
@@ -113,14 +112,18 @@ def pull(
 
 def _what(
     snapshot: Snapshot, entry: kernel.Entry, path: bytes
-) -> tuple[tuple[int, int, bytes] | list[kernel.Entry], int | None, int | None]:
-    """What the kernel is to write, and how many names and bytes that is where it is known beforehand."""
+) -> tuple[Page | kernel.Entry | list[kernel.Entry], int | None, int | None]:
+    """What the kernel is to write, and how many names and bytes that is where it is known beforehand.
+
+    The target gets mode, owner and time of the directory that is pulled, unless that was only made to hold sources.
+    """
     if entry.page is None:
         return [entry], 1, entry.size
     if path:
-        return entry.page, None, None
+        return entry, None, None
     counted = snapshot.statistics
-    return entry.page, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
+    root = entry if snapshot.root_is_source else entry.page
+    return root, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
 
 
 def _refuse_volume(volume: Volume, directory: bytes, *, delete: bool) -> None:
@@ -153,16 +156,3 @@ def _directory(path: bytes, *, dry_run: bool) -> Iterator[bytes]:
     except OSError as error:
         raise disk_error("create the directory", path, cast("int", error.errno)) from None
     yield path
-
-
-def _set_top(directory: bytes, entry: kernel.Entry) -> None:
-    """Give the target what the snapshot's own top directory had, as for every directory below it."""
-    try:
-        if os.geteuid() == 0:
-            os.chown(directory, entry.uid, entry.gid)
-        os.chmod(directory, entry.mode)
-        os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
-    except PermissionError:
-        return  # a directory that somebody else owns may be filled, not changed
-    except OSError as error:
-        raise disk_error("set mode and time of", directory, cast("int", error.errno)) from None

@@ -1,21 +1,24 @@
 """Verify: every committed byte of a volume against its digest, and what it means for snapshots when some are wrong.
 
-Nothing is repaired here. A run that is stopped leaves marks in `cache.db` (derived: it may be deleted at any time), and
-the next one goes on from there; a run that ends removes them, so that the one after it reads everything again.
+Nothing is repaired here, but what was found is remembered in the volume, so that the next push stores anew what it
+would otherwise point to (`Volume.remember_damage`). A run that is stopped leaves marks in `cache.db` (derived: it may
+be deleted at any time), and the next one goes on from there; a run that ends removes them, so that the one after it
+reads everything again.
 """
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
 import apsw
 
-from packetfs.errors import DamagedError, UnavailableError
+from packetfs.errors import DamagedError, PacketFSError, UnavailableError
 from packetfs.events import Progress
-from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES
+from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES, Extent
 from packetfs.format.snapshot import Snapshot
 from packetfs.volume import Volume
 
@@ -24,6 +27,7 @@ __all__ = ["DamagedPath", "DamagedRange", "ScrubReport", "verify"]
 STEP_BYTES: Final = 16 << 20  # one call of the kernel: a few milliseconds from memory, so that Ctrl-C answers at once
 MARK_EVERY_BYTES: Final = 1 << 30  # what a stopped run reads again at most, per thread
 THREADS_MAX: Final = 4  # beyond that it is the disk that is slow
+_ADDRESS_MAX: Final = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class DamagedRange:
 
 @dataclass(frozen=True, slots=True)
 class DamagedPath:
-    """A path that needs damaged bytes, and the snapshots in which it does: (ref, snapshot), newest first."""
+    """A path that needs bytes that are damaged or not committed; in which snapshots: (ref, snapshot), newest first."""
 
     path: bytes
     snapshots: tuple[tuple[str, Snapshot], ...]
@@ -62,8 +66,8 @@ class ScrubReport:
 
     @property
     def sound(self) -> bool:
-        """Whether every byte is what it should be."""
-        return not self.ranges and not self.journal
+        """Whether every byte is what it should be, and every snapshot has all of its bytes."""
+        return not (self.ranges or self.paths or self.journal)
 
 
 def verify(
@@ -73,13 +77,14 @@ def verify(
     progress: Callable[[Progress], None] | None = None,
     found: Callable[[DamagedRange], None] | None = None,
 ) -> ScrubReport:
-    """Check the journal and every committed chunk of `volume`; damage is reported, not raised.
+    """Check the journal, every committed chunk of `volume` and every snapshot; damage is reported, not raised.
 
-    Goes on where a stopped run was, unless `restart`. Pushes may run meanwhile: what is committed after the start is
-    left to the next run.
+    A snapshot is whole when all that its pages point to is committed. Goes on where a stopped run was, unless
+    `restart`. Pushes may run meanwhile: what is committed after the start is left to the next run.
     """
-    segments = volume.segments()
     journal = _journal_damage(volume)
+    snapshots = _snapshots(volume)  # first: all that these need is committed in the segments that are asked for next
+    segments = volume.segments()
     with _Marks(os.path.join(volume.path, "cache.db")) as marks:
         if restart:
             marks.clear()
@@ -115,8 +120,11 @@ def verify(
                     )
         except BaseException:
             marks.write(unmarked)
+            _remember(volume, ranges, complete=False)
             raise
-        paths = tuple(_paths(volume, [(r.address, r.length) for r in ranges])) if ranges else ()
+        _remember(volume, ranges, complete=True)
+        outside = _uncommitted({segment: head for segment, head, _ in segments})
+        paths = tuple(_paths(volume, snapshots, [*((r.address, r.length) for r in ranges), *outside]))
         marks.clear()
     ranges.sort(key=lambda damaged: damaged.address)
     return ScrubReport(
@@ -188,20 +196,51 @@ def _journal_damage(volume: Volume) -> str:
     return ""
 
 
-def _paths(volume: Volume, extents: list[tuple[int, int]]) -> Iterator[DamagedPath]:
-    """The paths of all snapshots that need `extents`, ascending. A tree that many snapshots share is walked once."""
+def _snapshots(volume: Volume) -> list[tuple[str, Snapshot]]:
+    """Every snapshot with its ref, newest first; of a damaged journal those that can be read."""
+    found: list[tuple[str, Snapshot]] = []
+    with suppress(DamagedError):  # the check of the journal says so
+        found.extend((ref, snapshot) for ref, _, snapshot in volume.snapshots())
+    return found[::-1]
+
+
+def _remember(volume: Volume, ranges: Sequence[DamagedRange], *, complete: bool) -> None:
+    # On a volume that is mounted read-only nothing can be remembered, and nothing is pushed to it either. The report
+    # matters more than that it is kept: the next run finds the same.
+    with suppress(PacketFSError):
+        volume.remember_damage([(damaged.address, damaged.length) for damaged in ranges], complete=complete)
+
+
+def _uncommitted(heads: Mapping[int, int]) -> list[Extent]:
+    """All addresses except those below the heads of segments: what no snapshot may point to."""
+    outside: list[Extent] = []
+    end = 1  # address 0 is a hole
+    for segment, head in sorted(heads.items()):
+        start = segment << OFFSET_BITS
+        if start > end:
+            outside.append((end, start - end))
+        end = start + head
+    outside.append((end, _ADDRESS_MAX - end))
+    return outside
+
+
+def _paths(volume: Volume, snapshots: list[tuple[str, Snapshot]], extents: list[Extent]) -> Iterator[DamagedPath]:
+    """The paths of `snapshots` that need `extents`, ascending. A tree that many snapshots share is walked once.
+
+    The same tree, not an equal one: after its damage is healed an equal tree points elsewhere.
+    """
     touched: dict[bytes, list[bytes]] = {}
     needing: dict[bytes, list[tuple[str, Snapshot]]] = {}
-    for ref, _, snapshot in reversed(list(volume.snapshots())):
-        if snapshot.root_digest not in touched:
-            touched[snapshot.root_digest] = _touching(volume, snapshot, extents)
-        for path in touched[snapshot.root_digest]:
+    for ref, snapshot in snapshots:
+        if snapshot.root not in touched:
+            touched[snapshot.root] = _touching(volume, snapshot, extents)
+        for path in touched[snapshot.root]:
             needing.setdefault(path, []).append((ref, snapshot))
     for path in sorted(needing):
         yield DamagedPath(path, tuple(needing[path]))
 
 
-def _touching(volume: Volume, snapshot: Snapshot, extents: list[tuple[int, int]]) -> list[bytes]:
+def _touching(volume: Volume, snapshot: Snapshot, extents: list[Extent]) -> list[bytes]:
     try:
         page = volume.root(snapshot).page
         return [] if page is None else volume.space.files_touching(page, extents)

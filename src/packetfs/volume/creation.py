@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 from contextlib import suppress
 from typing import Final
@@ -18,6 +19,8 @@ __all__ = ["create", "is_volume"]
 
 _FIRST_EPOCH: Final = 0
 _SECRET_BYTES: Final = 32
+_STAGING_BYTES: Final = 6  # random ones, in the name of a directory in which a volume is made
+_MADE: Final = re.compile(r"segments|index|cache|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
 
 
 def is_volume(path: str) -> bool:
@@ -74,7 +77,7 @@ def _check_free(path: str) -> None:
 def _make_staging(prefix: str, env: Env) -> tuple[str, int]:
     """An empty directory, and a handle whose lock tells others that it is not abandoned."""
     while True:
-        staging = prefix + env.random_bytes(6).hex()
+        staging = prefix + env.random_bytes(_STAGING_BYTES).hex()
         os.mkdir(staging, 0o700)
         with suppress(FileNotFoundError):
             handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
@@ -119,18 +122,23 @@ def _rename(staging: str, path: str) -> None:
 
 
 def _remove_abandoned(parent: str, prefix: str) -> None:
-    """Remove what a killed `create` left; a living one holds a lock on its directory."""
+    """Remove what a killed `create` left; a living one holds a lock on its directory.
+
+    Only what `create` itself may have made: a name of its form, and in it nothing that a new volume does not have.
+    """
+    ours = re.compile(re.escape(prefix) + f"[0-9a-f]{{{2 * _STAGING_BYTES}}}")
     found: list[os.DirEntry[str]] = []
     with suppress(OSError):  # a directory in which one may create but not look
         found = list(os.scandir(parent))
     for entry in found:
-        if not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
+        if not ours.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
         with suppress(OSError):
             handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(entry.path)
+                if all(_MADE.fullmatch(name) for name in os.listdir(handle)):
+                    shutil.rmtree(entry.path)
             finally:
                 os.close(handle)
 

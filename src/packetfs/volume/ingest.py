@@ -120,7 +120,14 @@ def push(
             progress=_watcher(progress),
         )
 
-    story = _Push(volume, ref, always=always, message=message, paths=tuple(source.path for source in absolute))
+    story = _Push(
+        volume,
+        ref,
+        always=always,
+        message=message,
+        paths=tuple(source.path for source in absolute),
+        root_is_source=absolute[0].name is None,
+    )
     return story.run(ingest, cache, dry_run=dry_run, progress=progress)
 
 
@@ -154,19 +161,29 @@ def push_stream(
             progress=_watcher(progress),
         )
 
-    story = _Push(volume, ref, always=always, message=message, paths=(b"-",))
+    story = _Push(volume, ref, always=always, message=message, paths=(b"-",), root_is_source=False)
     return story.run(ingest, None, dry_run=dry_run, progress=progress)
 
 
 class _Push:
     """One push, from the state the ref was in when it began."""
 
-    def __init__(self, volume: "Volume", ref: str, *, always: bool, message: str, paths: tuple[bytes, ...]) -> None:
+    def __init__(
+        self,
+        volume: "Volume",
+        ref: str,
+        *,
+        always: bool,
+        message: str,
+        paths: tuple[bytes, ...],
+        root_is_source: bool,
+    ) -> None:
         self.volume = volume
         self.ref = ref
         self.always = always
         self.message = message
         self.paths = paths
+        self.root_is_source = root_is_source
         self.begun_s = volume.env.monotonic_s()
 
     def run(self, ingest: _Ingest, cache: "_StatCache | None", *, dry_run: bool, progress: Watch | None) -> PushReport:
@@ -178,6 +195,9 @@ class _Push:
             with volume.filling() as filling:
                 ingested = ingest(_refuse if dry_run else filling.grant, _directory(before), next_cache)
                 changed = self.always or before is None or before.root_digest != ingested.root_digest
+                changed = changed or (before is not None and before.root_is_source != self.root_is_source)
+                # The same tree, but where the ref's snapshot points to damaged bytes this one does not.
+                changed = changed or ingested.repaired
                 after = before
                 if not dry_run and changed:
                     _tell(progress, Progress(phase="committing", files=ingested.files, bytes=ingested.logical_bytes))
@@ -194,7 +214,8 @@ class _Push:
         finally:
             if cache is not None:
                 cache.discard()
-        if not dry_run and volume.space.open_entries >= _PUBLISH_ENTRIES:
+        discarded = volume.index_discarded is not None
+        if not dry_run and (discarded or volume.space.open_entries >= _PUBLISH_ENTRIES):
             # The ref has moved: that a full disk has no room for a derived file must not look as if it had not.
             with suppress(UnavailableError):
                 volume.space.publish_index()
@@ -252,6 +273,7 @@ class _Push:
             paths=self.paths,
             statistics=_statistics(ingested),
             message=self.message,
+            root_is_source=self.root_is_source,
         )
         id_ = self.volume.keys.snapshot_id(data)
         return decode_snapshot(data, id_), Commit(ref=self.ref, expected=parent, snapshot_id=id_, snapshot=data)
@@ -327,6 +349,13 @@ def _check_sources(sources: Sequence[Source], volume: str) -> None:
     inside = os.path.join(os.path.realpath(os.fsencode(volume)), b"")
     for source in sources:
         _mode(source.path)
+        if os.path.join(os.path.realpath(source.path), b"").startswith(inside):
+            raise RefusedError(
+                f"{os.fsdecode(source.path)!r} is the volume {volume!r} or lies in it: it cannot be stored in itself",
+                code="source-in-volume",
+                hint="push what you want to keep, not the volume that keeps it",
+                path=os.fsdecode(source.path),
+            )
         if inside.startswith(os.path.join(os.path.realpath(source.path), b"")):
             raise RefusedError(
                 f"the volume {volume!r} lies inside {os.fsdecode(source.path)!r}: a push would store it in itself",

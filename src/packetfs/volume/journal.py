@@ -3,24 +3,27 @@
 A transaction is either `reading` (a consistent state, as of one commit) or `writing` (exclusive among all processes;
 milliseconds). Every error of SQLite becomes an error of ours here and nowhere else. After a write whose outcome is not
 known, above all a failed fsync, nothing more is written through this connection: the kernel may have dropped the dirty
-pages, and a second fsync would report success for data that is gone.
+pages, and a second fsync would report success for data that is gone. The same holds when `rebuild` has put another file
+in the place of the one that is open: what is written to the old one is lost. Writers share a lock (flock) on
+volume.toml for the length of a transaction; a rebuild holds it alone from its first look to its last rename.
 
 The hash chain, the refs and what the rows mean are in `refs.py` and `space.py`; docs/formats/journal.md has them all.
 """
 
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import apsw
 
 from packetfs import kernel
 from packetfs.env import Env
-from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError
+from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError, disk_error
 
-__all__ = ["FULL", "OPEN", "Journal", "create_journal", "select"]
+__all__ = ["FULL", "OPEN", "Journal", "alone", "create_journal", "select"]
 
 _APPLICATION_ID: Final = int.from_bytes(b"PFSJ", "big")
 _VERSION: Final = 1
@@ -131,16 +134,25 @@ def select(
 
 
 class Journal:
-    """An open journal.db. Threads take turns; other processes are waited for, at most `lock_wait_s`."""
+    """An open journal.db. Threads take turns; other processes are waited for, at most `lock_wait_s`.
 
-    def __init__(self, path: str, *, lock_wait_s: float, env: Env) -> None:
+    `gate` is the file whose lock writers share and a rebuild holds alone; without it nobody else knows the journal.
+    """
+
+    def __init__(self, path: str, *, lock_wait_s: float, env: Env, gate: str | None = None) -> None:
         self.path = path
+        self._gate = gate
         self._lock_wait_s = lock_wait_s
         self._env = env
         self._turn = threading.RLock()
         self._failure: PacketFSError | None = None
         self._waiting_since_s = 0.0
+        self._identity = _identity(path)
         self._db = self._open()
+        while (found := _identity(path)) != self._identity:  # it was replaced while it was opened
+            self._db.close()
+            self._identity = found
+            self._db = self._open()
 
     def close(self) -> None:
         """Close it; idempotent. The last process to close folds the WAL into journal.db."""
@@ -164,11 +176,12 @@ class Journal:
         If the block raises, nothing has changed. If the commit itself fails, whether it took place is not known
         before the volume is opened again, and this journal refuses to write.
         """
-        with self._turn:
+        with self._turn, self._beside_others():
             self._check_usable()
             with _speaking(self.path, self._lock_wait_s):
                 self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._check_in_place()
                 with _speaking(self.path):
                     yield self._db
                 self._commit()
@@ -245,6 +258,22 @@ class Journal:
         if self._failure is not None:
             raise self._failure
 
+    @contextmanager
+    def _beside_others(self) -> Iterator[None]:
+        """Other writers may come and go meanwhile, a rebuild may not."""
+        if self._gate is None:
+            yield
+            return
+        with _opened(self._gate) as gate:
+            _take_lock(gate.fileno(), fcntl.LOCK_SH, self._gate, wait_s=self._lock_wait_s, env=self._env)
+            yield
+
+    def _check_in_place(self) -> None:
+        """UnavailableError for ever if the open file is not the volume's journal any more."""
+        if _identity(self.path) != self._identity:
+            self.poison(PacketFSError("journal.db was replaced by another while it was open"))
+            self._check_usable()
+
     def _commit(self) -> None:
         try:
             self._check_usable()  # another thread's sync may have failed while this block ran
@@ -260,6 +289,47 @@ class Journal:
         with suppress(apsw.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+
+@contextmanager
+def alone(gate: str, *, wait_s: float, env: Env) -> Iterator[None]:
+    """Within the block no writer begins a transaction and nobody else is `alone`. BusyError after `wait_s`."""
+    with _opened(gate) as file:
+        _take_lock(file.fileno(), fcntl.LOCK_EX, gate, wait_s=wait_s, env=env)
+        yield
+
+
+def _opened(gate: str) -> BinaryIO:
+    try:
+        return open(gate, "rb")
+    except OSError as error:
+        raise disk_error("open", gate, error.errno or 0) from None
+
+
+def _take_lock(handle: int, kind: int, path: str, *, wait_s: float, env: Env) -> None:
+    begun_s = env.monotonic_s()
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if env.monotonic_s() - begun_s >= wait_s:
+                break
+            env.sleep(_WAIT_MAX_S)
+        except OSError as error:
+            raise disk_error("lock", path, error.errno or 0) from None
+        else:
+            return
+    what = "is rebuilding the volume" if kind == fcntl.LOCK_SH else "writes to the volume or rebuilds it"
+    raise BusyError(f"another process {what}", hint="wait until it has ended, then try again", path=path)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file is at `path`; None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_frozen(path: str) -> bool:

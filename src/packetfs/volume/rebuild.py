@@ -23,6 +23,7 @@ from packetfs.format.address import (
     OFFSET_BITS,
     SEGMENT_BYTES,
     Extent,
+    Page,
     epoch_of,
     offset_of,
     segment_number,
@@ -32,11 +33,11 @@ from packetfs.format.descriptor import Descriptor
 from packetfs.format.entry import MAC_BYTES, Commit, Entry, NewEpoch, Position, decode_entry
 from packetfs.format.snapshot import decode_snapshot
 from packetfs.volume import refs, space
-from packetfs.volume.journal import Journal, create_journal
+from packetfs.volume.journal import Journal, alone, create_journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.space import Durable
 from packetfs.volume.tables import HEADER_BYTES, Table, read_table
-from packetfs.volume.volume import Volume, open_descriptor, open_space
+from packetfs.volume.volume import DESCRIPTOR_NAME, Volume, open_descriptor, open_space
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -65,26 +66,35 @@ class _Found:
     entry: Entry
     data: bytes
     address: int
+    followed: bool
+    """Whether its segment was filled further after it: then its push had recorded it, and it was committed."""
 
 
 def rebuild(path: str | os.PathLike[str], *, env: Env = SYSTEM) -> Rebuilt:
     """Make a new journal.db for the volume at `path` from its segments.
 
-    RefusedError if the journal is sound and not an old copy; BusyError while somebody writes. DamagedError, and nothing
-    changed, if an entry in the middle of the chain is lost. Killed at any instant, running it again goes through.
+    RefusedError if the journal is sound, not an old copy, and knows all that its snapshots point to; BusyError while
+    somebody writes. DamagedError, and nothing changed, if an entry in the middle of the chain is lost. Killed at any
+    instant, running it again goes through. Who has the volume open meanwhile has to open it again to write.
     """
     absolute = os.path.abspath(os.fspath(path))
     descriptor, secret = open_descriptor(absolute)
+    with alone(os.path.join(absolute, DESCRIPTOR_NAME), wait_s=_WAIT_S, env=env):
+        return _rebuild(absolute, descriptor, secret, env)
+
+
+def _rebuild(absolute: str, descriptor: Descriptor, secret: bytes, env: Env) -> Rebuilt:
     keys = Keys(secret, descriptor.volume_id)
-    known = _position_if_sound(absolute, env)
+    known = _known_if_sound(absolute, env)
     tables = [table for file in _table_files(absolute) if (table := _load(file, descriptor))]
     opened = open_space(absolute, descriptor, secret)
     whole = _whole(lambda: open_space(absolute, descriptor, secret), tables)
     opened.admit(whole)
-    chain = _longest_chain(list(_entries(opened, tables, keys)), keys)
+    heads = {segment: head for segment, head, _ in whole}
+    chain = _longest_chain(list(_entries(opened, tables, heads, keys)), keys)
     recovered = _position(chain[-1], keys) if chain else keys.genesis
     # One entry more may be that of a push that was killed before it committed.
-    if known is not None and recovered.seq <= known.seq + 1:
+    if known is not None and recovered.seq <= known.seq + 1 and not _knows_too_little(opened, known, heads, chain):
         raise RefusedError(f"the journal of {absolute!r} is sound: there is nothing to rebuild", hint="use the volume")
     durable = [_proven(opened, table, row, chain) for table, row in zip(tables, whole, strict=True)]
     epoch = 1 + max([epoch_of(row[0]) for row in durable] + [found.entry.epoch for found in chain], default=0)
@@ -102,13 +112,43 @@ def rebuild(path: str | os.PathLike[str], *, env: Env = SYSTEM) -> Rebuilt:
     return Rebuilt(position, recovered, epoch, sum(row[1] > 0 for row in durable), kept)
 
 
-def _position_if_sound(path: str, env: Env) -> Position | None:
-    """Where the journal stands that is there, if nothing is wrong with it by itself; it may be an old copy."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the journal that is there says."""
+
+    seq: int
+    heads: dict[int, int]
+
+
+def _known_if_sound(path: str, env: Env) -> _Known | None:
+    """What the journal says that is there, if nothing is wrong with it by itself; it may be an old copy."""
     try:
         with Volume.open(path, env=env) as volume:
-            return volume.check_journal()
+            seq = volume.check_journal().seq
+            return _Known(seq, {segment: head for segment, head, _ in volume.segments()})
     except DamagedError:
         return None
+
+
+def _knows_too_little(opened: kernel.Space, known: _Known, heads: dict[int, int], chain: list[_Found]) -> bool:
+    """Whether snapshots point to what is in the segments and the journal does not know as committed."""
+    excess = [
+        ((segment << OFFSET_BITS) + known.heads.get(segment, 0), head - known.heads.get(segment, 0))
+        for segment, head in heads.items()
+        if head > known.heads.get(segment, 0)
+    ]
+    if not excess:
+        return False
+    pages = {page for found in chain if found.entry.seq <= known.seq and (page := _root_page(found.entry)) is not None}
+    # What cannot be read with all that there is, is damaged: no journal would help it.
+    return any(set(opened.files_touching(page, excess)) - set(opened.files_touching(page, [])) for page in pages)
+
+
+def _root_page(entry: Entry) -> Page | None:
+    """The first page of the snapshot that an entry commits."""
+    if not isinstance(entry.body, Commit):
+        return None
+    return kernel.decode_root(decode_snapshot(entry.body.snapshot, entry.body.snapshot_id).root).page
 
 
 def _table_files(path: str) -> Iterator[str]:
@@ -172,30 +212,30 @@ def _proven(opened: kernel.Space, table: Table, row: Durable, chain: list[_Found
     )
     lost = ((segment << OFFSET_BITS) + cut[0], head - cut[0])
     for one in chain:
-        if isinstance(one.entry.body, Commit):
-            snapshot = decode_snapshot(one.entry.body.snapshot, one.entry.body.snapshot_id)
-            page = kernel.decode_root(snapshot.root).page
-            if page is not None and opened.files_touching(page, [lost]):
-                return row  # it was committed, and rots: `verify` says what of it is lost
+        page = _root_page(one.entry)
+        if page is not None and opened.files_touching(page, [lost]):
+            return row  # it was committed, and rots: `verify` says what of it is lost
     return segment, *cut
 
 
-def _entries(opened: kernel.Space, tables: list[Table], keys: Keys) -> Iterator[_Found]:
+def _entries(opened: kernel.Space, tables: list[Table], heads: dict[int, int], keys: Keys) -> Iterator[_Found]:
     """Every journal entry in the segments that is whole and has our MAC."""
     for table in tables:
         for offset, length in table.journal:
             address = (table.segment << OFFSET_BITS) + offset
             with suppress(DamagedError):  # of an entry that is needed the chain will miss the link
-                data = keys.unsealed(bytes(opened.view(address, length)))
+                data = keys.unsealed(b"".join(opened.read(address, length)))
                 if data is not None:
-                    yield _Found(decode_entry(data), data, address)
+                    followed = heads[table.segment] > offset + length
+                    yield _Found(decode_entry(data), data, address, followed)
 
 
 def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     """The entries from genesis on.
 
     Where two follow one entry, one of them was written by a push that was killed before it committed: the one with the
-    longer future counts, then the later one.
+    longer future counts; then one whose segment was filled further, which proves that it was committed; then the later
+    one; and of two with one time (a clock that was set back) the one with the greater hash, so that every run agrees.
     """
     followers: dict[bytes, list[_Found]] = {}
     for one in found:
@@ -207,7 +247,7 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     chain: list[_Found] = []
     at = keys.genesis
     while candidates := [one for one in followers.get(at.hash, []) if one.entry.seq == at.seq + 1]:
-        best = max(candidates, key=lambda one: (depth[keys.entry_hash(one.data)], one.entry.time_ns))
+        best = max(candidates, key=lambda one: _claim(one, keys.entry_hash(one.data), depth))
         chain.append(best)
         at = _position(best, keys)
     newest = max((one.entry.seq for one in found), default=0)
@@ -219,6 +259,11 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
             seq=at.seq + 1,
         )
     return chain
+
+
+def _claim(found: _Found, hash_: bytes, depth: dict[bytes, int]) -> tuple[int, bool, int, bytes]:
+    """How much speaks for an entry among others that follow the same one."""
+    return depth[hash_], found.followed, found.entry.time_ns, hash_
 
 
 def _position(found: _Found, keys: Keys) -> Position:
@@ -282,10 +327,14 @@ def _replay(db: apsw.Connection, keys: Keys, found: _Found) -> None:
 def _put_in_place(path: str, staging: str, env: Env) -> str:
     """Rename the old journal away, then the new one into its place; where the old one is now."""
     target = os.path.join(path, "journal.db")
-    kept = f"{target}.lost-{env.now_ns() // 1_000_000_000}"
+    time_s = env.now_ns() // 1_000_000_000
+    while os.path.lexists(f"{target}.lost-{time_s}"):
+        time_s += 1  # what an earlier rebuild kept is kept
+    kept = f"{target}.lost-{time_s}"
     found = ""
-    # The WAL first: with it gone and the database still there, the old one is at worst older, never mixed.
-    for suffix in ("-wal", "-shm", ""):
+    # The database first: without its WAL it would be an older state that opens, and takes writes, as if it were sound.
+    # What is left of the WAL must be gone before the new database comes, which would take it for its own.
+    for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             kernel.fault_point()
             os.rename(target + suffix, kept + suffix)

@@ -10,7 +10,8 @@ overwritten. The counter is durable before a segment is handed out, and never go
 import fcntl
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -82,16 +83,26 @@ class Filling:
     """The leases of one push: granted as they are needed, made durable in a thread of their own when they are full.
 
     A context manager. What it checkpointed stays in the volume also when the push fails, so that the next one finds it.
+    Segments in `damaged` are not filled further: what has begun to rot, or lost its chunk table, gets nothing new.
     """
 
     def __init__(
-        self, journal: Journal, space: kernel.Space, keys: Keys, directory: str, admit: Callable[[list[Durable]], None]
+        self,
+        journal: Journal,
+        space: kernel.Space,
+        keys: Keys,
+        directory: str,
+        admit: Callable[[list[Durable]], None],
+        *,
+        damaged: AbstractSet[int] = frozenset(),
     ) -> None:
         self._journal = journal
         self._space = space
         self._keys = keys
         self._segments = os.path.join(directory, "segments")
         self._admit = admit
+        self._damaged = damaged
+        self._looked = False
         self._thread: ThreadPoolExecutor | None = None
         self._syncing: deque[Future[None]] = deque()
         self._held: list[kernel.Lease] = []
@@ -181,16 +192,32 @@ class Filling:
             db,
             (int, int, int, int, bytes),
             f"SELECT segment, head, table_bytes, state, row_check FROM segments WHERE state = {OPEN} "  # noqa: S608
-            "AND segment > ? ORDER BY head DESC LIMIT ?",
-            (epoch_ << COUNTER_BITS, _TRIES_MAX),  # what an older epoch left is never filled further
+            "AND segment > ? ORDER BY head DESC",
+            (epoch_ << COUNTER_BITS,),  # what an older epoch left is never filled further
         )
         for segment, head, table_bytes, state, check in rows:
             _check_row(self._keys, (segment, head, table_bytes, state), check)
+        self._look_around(db, {row[0]: row[2] for row in rows}, epoch_, counter)
+        for segment, head, table_bytes, _, _ in [row for row in rows if row[0] not in self._damaged][:_TRIES_MAX]:
             self._check_not_stale(db, segment, table_bytes)
             lease = self._space.lease(segment, head, table_bytes, head == 0)
             if lease is not None:
                 return lease
         return self._grant_new(db, epoch_, counter)
+
+    def _look_around(self, db: apsw.Connection, pool: Mapping[int, int], epoch: int, counter: int) -> None:
+        """Before a push takes its first lease: nothing may lie anywhere that only a later journal can know.
+
+        Not only where the lease will be: a later push may have filled other segments than those that this journal would
+        hand out first. `pool` gives chunk-table bytes of open segments.
+        """
+        if self._looked:
+            return
+        for segment, table_bytes in pool.items():
+            self._check_not_stale(db, segment, table_bytes)
+        if counter < COUNTER_MAX:
+            self._check_not_stale(db, segment_number(epoch, counter + 1), None)
+        self._looked = True
 
     def _grant_new(self, db: apsw.Connection, epoch: int, counter: int) -> kernel.Lease:
         """The next segment of the epoch. The lock is taken before the row can be seen: nobody else tries it."""

@@ -13,14 +13,23 @@ from typing import Final, Self
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import ConflictError, DamagedError, NotFoundError, PacketFSError, RefusedError, disk_error
+from packetfs.errors import (
+    ConflictError,
+    DamagedError,
+    NotFoundError,
+    PacketFSError,
+    RefusedError,
+    UsageError,
+    disk_error,
+)
 from packetfs.events import Progress
+from packetfs.format.address import Extent, segment_of
 from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, Descriptor, decode_descriptor
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import LATEST, When
-from packetfs.volume import creation, ingest, refs, space
+from packetfs.volume import creation, damage, ingest, refs, space
 from packetfs.volume.ingest import PushReport, Source
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
@@ -28,11 +37,12 @@ from packetfs.volume.refs import Ref
 from packetfs.volume.space import Durable, Filling
 from packetfs.volume.status import Status, status_of
 
-__all__ = ["LOCK_WAIT_S", "Volume"]
+__all__ = ["DESCRIPTOR_NAME", "LOCK_WAIT_S", "Volume"]
 
 LOCK_WAIT_S: Final = 10.0  # commits of others take milliseconds; a disk that stalls takes seconds
+DESCRIPTOR_NAME: Final = "volume.toml"
 _SECRET_BYTES: Final = 32
-_ZEROS: Final = memoryview(bytes(1 << 20)).toreadonly()  # what a hole reads as, a piece at a time
+_ZEROS: Final = bytes(1 << 20)  # what a hole reads as, a piece at a time
 
 
 class Volume:
@@ -45,6 +55,8 @@ class Volume:
     """Whether opening it made it."""
     space: kernel.Space
     """The bytes. Everything committed up to the last call of this object can be read through it."""
+    damaged: tuple[Extent, ...]
+    """What `verify` found damaged and is still there: no push points to it. Empty as a rule."""
 
     def __init__(self, path: str, *, created: bool, lock_wait_s: float, env: Env) -> None:
         """Use `Volume.open` or `Volume.create`."""
@@ -53,12 +65,16 @@ class Volume:
         self.created = created
         self.descriptor, secret = open_descriptor(path)
         self.keys = Keys(secret, self.descriptor.volume_id)
-        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env)
+        gate = os.path.join(path, DESCRIPTOR_NAME)
+        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env, gate=gate)
         self._pushing = threading.Lock()
+        self._pusher: int | None = None
         self._admitting = threading.Lock()
         self._admitted_stamp = 0
         try:
             self.space = open_space(path, self.descriptor, secret)
+            self.damaged = ()
+            self._look_for_damage()
             self.admit_new()
         except BaseException:
             self.journal.close()
@@ -194,6 +210,11 @@ class Volume:
             seq = page[-1][1]
 
     @property
+    def index_discarded(self) -> str | None:
+        """Why the index on disk could not be used, if so. Nothing is lost by it; the next push writes it anew."""
+        return self.space.index_discarded
+
+    @property
     def position(self) -> Position:
         """Names the whole state: copies of the volume at the same position are identical."""
         with self.journal.reading() as db:
@@ -257,20 +278,39 @@ class Volume:
             raise NotFoundError(f"{os.fsdecode(directory.name)!r} is not a directory", code="not-a-directory")
         return iter(self.space.entries(directory.page))
 
-    def read(self, entry: kernel.Entry) -> Iterator[memoryview]:
-        """The content of a file in order, verified, without a copy. DamagedError instead of a byte that is wrong."""
+    def read(self, entry: kernel.Entry) -> Iterator[bytes]:
+        """The content of a file in order, in pieces of about 1 MiB. DamagedError instead of a byte that is wrong.
+
+        A piece is verified after it was copied from the disk's memory, so that it stays what it was. `space.view` is
+        the way without a copy, for programs that can live with what it says about failing disks.
+        """
         if entry.kind != "file":
             raise NotFoundError(f"{os.fsdecode(entry.name)!r} is a {entry.kind}, not a file", code="not-a-file")
         for address, length in self.space.extents(entry):
             if address:
-                yield self.space.view(address, length)
+                yield from self.space.read(address, length)
                 continue
             for start in range(0, length, len(_ZEROS)):
                 yield _ZEROS[: min(len(_ZEROS), length - start)]
 
     def filling(self) -> Filling:
         """Leases for one push."""
-        return Filling(self.journal, self.space, self.keys, self.path, self.admit)
+        damaged = {segment_of(address) for address, _ in self.damaged}
+        return Filling(self.journal, self.space, self.keys, self.path, self.admit, damaged=damaged)
+
+    def remember_damage(self, found: Sequence[Extent], *, complete: bool) -> None:
+        """Let no push point to `found` again, in this process or another; durable when this returns.
+
+        With `complete` that is all the damage there is, and what was remembered before is forgotten. Otherwise it is
+        added. A push whose stat cache or last snapshot needs any of it reads all of its files again.
+        """
+        before = damage.load(self.path)
+        now = damage.coalesced(found if complete else (*before, *found))
+        if now:
+            self.space.distrust(now)
+        if now != before:
+            damage.store(self.path, now, self.env)
+        self.damaged = now
 
     def admit(self, durable: Sequence[Durable]) -> None:
         """Let what was committed be read."""
@@ -294,9 +334,26 @@ class Volume:
                 code="feature-unknown",
                 hint="upgrade packetfs; reading works",
             )
+        if self._pusher == threading.get_ident():
+            raise UsageError(
+                "a push of this volume is running in this thread: its progress callback cannot push",
+                hint="push when the first push has returned",
+            )
         # In turns: a push may point to what another lease of this process holds, which is then committed or nobody's.
         with self._pushing:
-            return push()
+            self._pusher = threading.get_ident()
+            try:
+                self._look_for_damage()
+                return push()
+            finally:
+                self._pusher = None
+
+    def _look_for_damage(self) -> None:
+        """Distrust what another process has found since the last time."""
+        found = damage.load(self.path)
+        if found != self.damaged:
+            self.damaged = found
+            self.space.distrust(found)
 
     def _history(self, ref: str, before_seq: int) -> Iterator[Snapshot]:
         while True:
@@ -311,7 +368,7 @@ class Volume:
 
 def open_descriptor(path: str) -> tuple[Descriptor, bytes]:
     """What the volume at `path` is, and its secret, which is checked to be its own."""
-    descriptor = decode_descriptor(_read(os.path.join(path, "volume.toml"), DESCRIPTOR_BYTES_MAX + 1))
+    descriptor = decode_descriptor(_read(os.path.join(path, DESCRIPTOR_NAME), DESCRIPTOR_BYTES_MAX + 1))
     return descriptor, _secret(path, descriptor)
 
 

@@ -393,6 +393,11 @@ pub fn finish_directory(finish: &Finish) -> Result<()> {
         }
         fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| Error::io("set the mode of", "", e))?;
     }
+    set_time(dir, mtime_ns)
+}
+
+/// Sets the time of a directory's last change.
+pub fn set_time(dir: &Dir, mtime_ns: i64) -> Result<()> {
     fs::futimens(dir, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
 }
 

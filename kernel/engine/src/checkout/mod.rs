@@ -134,13 +134,29 @@ pub struct Report {
 ///
 /// When it fails, or is stopped by `watch`, every name is old or new, and running it again continues.
 pub fn checkout(space: &Space, root: &Root, target: &Path, options: &Options, watch: &mut dyn Watch) -> Result<Report> {
-    checkout_from(space, root, target, options, watch)
+    checkout_from(space, root, None, target, options, watch)
 }
 
-/// As [`checkout`], from any source.
+/// As [`checkout`], where `target` was last written from the stored directory `base`.
+///
+/// Size and time tell what somebody changed in the target; but two snapshots may hold files of equal size and time and
+/// of other content (a build that sets all times alike). With `base`, what changed between the two is always written.
+pub fn checkout_onto(
+    space: &Space,
+    root: &Root,
+    base: &PageRef,
+    target: &Path,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<Report> {
+    checkout_from(space, root, Some(base), target, options, watch)
+}
+
+/// As [`checkout`] or [`checkout_onto`], from any source.
 pub fn checkout_from<S: Source>(
     source: &S,
     root: &Root,
+    base: Option<&PageRef>,
     target: &Path,
     options: &Options,
     watch: &mut dyn Watch,
@@ -155,7 +171,7 @@ pub fn checkout_from<S: Source>(
         for _ in 1..if options.dry_run { 1 } else { threads } {
             scope.spawn(|| pool.serve());
         }
-        let answer = Checkout::new(source, &pool, places, options, watch).run(root);
+        let answer = Checkout::new(source, &pool, places, options, watch).run(root, base);
         pool.close();
         answer
     })
@@ -224,6 +240,8 @@ struct Level<'s, S: Source> {
     parked: Option<Parked>,
     entries: Stored<'s, S>,
     next: Option<Entry>,
+    /// What was stored of this directory when the target was last written, if that is another tree.
+    base: Option<Base<'s, S>>,
     /// What is there, ascending; nothing in a directory that is new.
     listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
     /// The last name, for the check that they ascend.
@@ -280,6 +298,29 @@ impl<S: Source> Stored<'_, S> {
     }
 }
 
+/// The entries of another tree's directory, asked for in ascending order.
+struct Base<'s, S: Source> {
+    entries: Stored<'s, S>,
+    next: Option<Entry>,
+}
+
+impl<S: Source> Base<'_, S> {
+    fn find(&mut self, name: &[u8]) -> Result<Option<Entry>> {
+        loop {
+            match &self.next {
+                Some(entry) if entry.name.as_slice() < name => {}
+                Some(entry) if entry.name == name => return Ok(self.next.take()),
+                Some(_) => return Ok(None),
+                None => {}
+            }
+            self.next = self.entries.next()?;
+            if self.next.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
 /// Where the file of a group of hard links is.
 enum LinkHome {
     /// Waiting in the staging directory, to be linked from there.
@@ -304,6 +345,8 @@ struct Checkout<'a, 's, S: Source> {
     group_files: usize,
     held_max: usize,
     root_finish: Option<Finish>,
+    /// The target's own time, to be given back if nothing in the target itself changes.
+    root_time: Option<i64>,
     levels: Vec<Level<'s, S>>,
     links: HashMap<u64, LinkHome>,
     path: Vec<u8>,
@@ -338,6 +381,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             group_files: 0,
             held_max: held_max(),
             root_finish: None,
+            root_time: None,
             levels: Vec::new(),
             links: HashMap::new(),
             path: Vec::new(),
@@ -349,8 +393,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     }
 
     /// The whole story. Whatever happens, nothing of it stays in the staging directory.
-    fn run(mut self, root: &Root) -> Result<Report> {
-        let answer = self.walk(root);
+    fn run(mut self, root: &Root, base: Option<&PageRef>) -> Result<Report> {
+        let answer = self.walk(root, base);
         if answer.is_err() {
             // Threads still at work finish their batch; their files go with the staging directory.
             let _ = self.feeder.drain(&mut || Ok(()));
@@ -358,15 +402,17 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.links.clear();
         let removed = self.staging.take().map_or(Ok(()), Staging::remove);
         answer.and(removed)?;
-        if let Some(finish) = self.root_finish.take() {
-            // Only now: the staging directory came and went in it.
-            act::finish_directory(&finish)?;
+        // Only now: the staging directory came and went in it.
+        match (self.root_finish.take(), self.root.take(), self.root_time) {
+            (Some(finish), _, _) => act::finish_directory(&finish)?,
+            (None, Some(root), Some(mtime_ns)) => act::set_time(&root.dir, mtime_ns)?,
+            _ => {}
         }
         Ok(self.report)
     }
 
-    fn walk(&mut self, root: &Root) -> Result<()> {
-        self.enter_root(root)?;
+    fn walk(&mut self, root: &Root, base: Option<&PageRef>) -> Result<()> {
+        self.enter_root(root, base)?;
         while let Some(level) = self.levels.last_mut() {
             if level.next.is_none() {
                 level.next = level.entries.next()?;
@@ -392,7 +438,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.show()
     }
 
-    fn enter_root(&mut self, root: &Root) -> Result<()> {
+    fn enter_root(&mut self, root: &Root, base: Option<&PageRef>) -> Result<()> {
         let (entries, attributes) = match root {
             Root::Directory(page) => (self.stored(page), None),
             Root::Whole(entry) => match entry.page() {
@@ -412,11 +458,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             differs = Differs::of(&found(&stat, Vec::new()), attributes);
         }
         let listed = list(home.as_deref())?;
+        let base = base.map(|page| self.base(page));
         self.levels.push(Level {
             home,
             parked: None,
             entries,
             next: None,
+            base,
             listed,
             last: Vec::new(),
             path_length: 0,
@@ -425,6 +473,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             changed: false,
         });
         Ok(())
+    }
+
+    fn base(&self, page: &PageRef) -> Base<'s, S> {
+        Base { entries: self.stored(page), next: None }
     }
 
     fn stored(&self, page: &PageRef) -> Stored<'s, S> {
@@ -454,16 +506,20 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Some(home) if there => self.look(home, name, entry.kind)?,
             _ => None,
         };
+        let was = match self.levels.last_mut().and_then(|level| level.base.as_mut()) {
+            Some(base) => base.find(&entry.name)?,
+            None => None,
+        };
         if !entry.xattrs.is_empty() {
             self.report.unsupported += 1;
         }
         self.count_owner(&entry);
-        match plan::decide(&entry, found.as_ref(), &self.rules) {
+        match plan::decide(&entry, found.as_ref(), was.as_ref(), &self.rules) {
             Step::Unsupported => {
                 self.report.unsupported += 1;
                 Ok(())
             }
-            Step::Enter { .. } => self.enter(home, &entry, found),
+            Step::Enter => self.enter(home, &entry, found, was),
             Step::Make(over) if entry.kind == EntryKind::Directory => self.make_directory(home, &entry, over),
             Step::Make(over) if entry.kind == EntryKind::Symlink => self.make_link(home, &entry, over),
             Step::Make(over) => self.make_file(home, entry, over),
@@ -495,7 +551,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     }
 
     /// Goes into a directory that is there.
-    fn enter(&mut self, home: Option<Arc<Home>>, entry: &Entry, found: Option<Found>) -> Result<()> {
+    fn enter(
+        &mut self,
+        home: Option<Arc<Home>>,
+        entry: &Entry,
+        found: Option<Found>,
+        was: Option<Entry>,
+    ) -> Result<()> {
         let (Some(home), Some(page), Some(found)) = (home, entry.page(), found) else {
             return Err(at(&self.path, Error::Invalid("it is a directory without a page".into())));
         };
@@ -516,6 +578,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         let listed = list(Some(&inner)).map_err(|error| at(&self.path, error))?;
         self.descend(Some(inner), &page, listed, attributes, differs);
+        let base = was.and_then(|was| was.page()).filter(|was| was.digest != page.digest);
+        let base = base.map(|page| self.base(&page));
+        if let Some(level) = self.levels.last_mut() {
+            level.base = base;
+        }
         Ok(())
     }
 
@@ -550,6 +617,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             parked: None,
             entries,
             next: None,
+            base: None,
             listed,
             last: Vec::new(),
             path_length: self.path.len(),
@@ -564,8 +632,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     fn park(&mut self) {
         let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) else { return };
         let Some(parked) = self.levels[far].home.as_ref().and_then(|home| home.park()) else { return };
-        // The way back is `..` of the directory below. One that still waits in staging has another directory above it,
-        // so what it will be moved to stays open: one descriptor for each such directory on the path, not for each level.
+        // The way back is `..` of the directory below. One that still waits in staging has another directory above
+        // it, so what it will be moved to stays open: one descriptor for each such directory on the path.
         if self.levels.get(far + 1).and_then(|below| below.home.as_ref()).is_some_and(|below| below.leads_to(&parked)) {
             let level = &mut self.levels[far];
             level.home = None;
@@ -695,6 +763,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     fn staging(&mut self) -> Result<&mut Staging> {
         if self.staging.is_none() {
             let Some(root) = &self.root else { return Err(Error::Invalid("nothing is made in a dry run".into())) };
+            let stat = root.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
+            self.root_time = Some(found(&stat, Vec::new()).mtime_ns);
             let staging = Staging::new(root)?;
             self.pool.set_mask(staging.mask);
             self.living.insert(staging.name().to_vec());
@@ -790,6 +860,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.path.truncate(level.path_length);
         if let Some(home) = &level.home {
             self.reopen_above(home)?;
+        }
+        if self.levels.is_empty() && level.changed {
+            self.root_time = None;
         }
         let wanted = (level.differs.any() || level.changed) && !self.options.dry_run;
         if let (Some(home), Some(attributes), true) = (level.home, level.attributes, wanted) {

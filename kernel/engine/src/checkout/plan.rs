@@ -81,11 +81,8 @@ pub enum Step {
     Touch,
     /// Make it anew, over what is there.
     Make(Over),
-    /// A directory that is there: go into it; its mode, owner or time differ, or not.
-    Enter {
-        /// Whether they differ.
-        touch: bool,
-    },
+    /// A directory that is there: go into it.
+    Enter,
     /// Pipes and devices: not made yet.
     Unsupported,
 }
@@ -102,8 +99,8 @@ impl Rules {
     }
 }
 
-/// Decides about `entry`, where `found` stands now.
-pub fn decide(entry: &Entry, found: Option<&Found>, rules: &Rules) -> Step {
+/// Decides about `entry`, where `found` stands now, and where the target was last written from a tree that had `was`.
+pub fn decide(entry: &Entry, found: Option<&Found>, was: Option<&Entry>, rules: &Rules) -> Step {
     let wanted = match entry.kind {
         EntryKind::File => FoundKind::File,
         EntryKind::Directory => FoundKind::Directory,
@@ -119,11 +116,13 @@ pub fn decide(entry: &Entry, found: Option<&Found>, rules: &Rules) -> Step {
     let foreign = attributes.owner.is_some_and(|owner| owner != (found.uid, found.gid));
     let touch = foreign || found.mode != attributes.mode || found.mtime_ns != attributes.mtime_ns;
     match wanted {
-        FoundKind::Directory => Step::Enter { touch },
+        FoundKind::Directory => Step::Enter,
         FoundKind::Symlink if found.target != entry.target => Step::Make(Over::Same),
         // A link has no mode of its own.
         FoundKind::Symlink if foreign || found.mtime_ns != attributes.mtime_ns => Step::Touch,
         FoundKind::Symlink => Step::Keep,
+        // Written from other content, which may have had the same size and time.
+        _ if was.is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest) => Step::Make(Over::Same),
         // As make does: what has the same size and time has the same content.
         _ if found.size != entry.size || found.mtime_ns != entry.mtime_ns => Step::Make(Over::Same),
         _ if touch => Step::Touch,
@@ -149,20 +148,20 @@ mod tests {
     #[test]
     fn what_is_equal_is_kept_and_what_differs_in_one_thing_is_done_as_little_about_as_possible() {
         let file = entry(EntryKind::File);
-        let is = |found: Found| decide(&file, Some(&found), &RULES);
+        let is = |found: Found| decide(&file, Some(&found), None, &RULES);
         assert_eq!(is(found(FoundKind::File)), Step::Keep);
         assert_eq!(is(Found { mode: 0o600, ..found(FoundKind::File) }), Step::Touch);
         assert_eq!(is(Found { uid: 9, ..found(FoundKind::File) }), Step::Keep);
         assert_eq!(is(Found { size: 4, ..found(FoundKind::File) }), Step::Make(Over::Same));
         assert_eq!(is(Found { mtime_ns: 6, ..found(FoundKind::File) }), Step::Make(Over::Same));
         let owner = Rules { owner: true, ..RULES };
-        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), &owner), Step::Touch);
+        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), None, &owner), Step::Touch);
     }
 
     #[test]
     fn a_link_counts_by_where_it_leads() {
         let link = entry(EntryKind::Symlink);
-        let is = |found: Found| decide(&link, Some(&found), &RULES);
+        let is = |found: Found| decide(&link, Some(&found), None, &RULES);
         assert_eq!(is(Found { mode: 0o777, size: 1, ..found(FoundKind::Symlink) }), Step::Keep);
         assert_eq!(is(Found { mtime_ns: 1, ..found(FoundKind::Symlink) }), Step::Touch);
         assert_eq!(is(Found { target: b"u".to_vec(), ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
@@ -180,10 +179,10 @@ mod tests {
             (EntryKind::File, FoundKind::Other, Over::Same),
             (EntryKind::Symlink, FoundKind::File, Over::Same),
         ] {
-            assert_eq!(decide(&entry(kind), Some(&found(there)), &RULES), Step::Make(over));
+            assert_eq!(decide(&entry(kind), Some(&found(there)), None, &RULES), Step::Make(over));
         }
-        assert_eq!(decide(&entry(EntryKind::Fifo), None, &RULES), Step::Unsupported);
-        assert_eq!(decide(&entry(EntryKind::File), None, &RULES), Step::Make(Over::Nothing));
+        assert_eq!(decide(&entry(EntryKind::Fifo), None, None, &RULES), Step::Unsupported);
+        assert_eq!(decide(&entry(EntryKind::File), None, None, &RULES), Step::Make(Over::Nothing));
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Volume {
         Entry {
             name: name.to_vec(),
             mode: 0o644,
-            mtime_ns: 1_700_000_000_123_456_789,
+            mtime_ns: file_time(bytes),
             size: bytes.len() as u64,
             digest: content.finish(),
             content: Content::Extents(extents),
@@ -201,13 +201,12 @@ fn scan(path: &Path) -> BTreeMap<PathBuf, (u32, i64, Vec<u8>)> {
 
 /// The same of a node, as it should be.
 fn expected(node: &Node) -> BTreeMap<PathBuf, (u32, i64, Vec<u8>)> {
-    const FILE_TIME: i64 = 1_700_000_000_123_456_789;
     let mut all = BTreeMap::new();
     let mut open = vec![(PathBuf::new(), node)];
     while let Some((path, node)) = open.pop() {
         let row = match node {
-            Node::File(bytes) | Node::Linked(bytes, _) => (0o100_644, FILE_TIME, bytes.clone()),
-            Node::Mode(bytes, mode) => (0o100_000 | mode, FILE_TIME, bytes.clone()),
+            Node::File(bytes) | Node::Linked(bytes, _) => (0o100_644, file_time(bytes), bytes.clone()),
+            Node::Mode(bytes, mode) => (0o100_000 | mode, file_time(bytes), bytes.clone()),
             Node::Time(bytes, mtime_ns) => (0o100_644, *mtime_ns, bytes.clone()),
             Node::Link(target) => (0o120_777, 5_000_000_007, target.clone()),
             Node::Dir(nodes) => {
@@ -218,6 +217,12 @@ fn expected(node: &Node) -> BTreeMap<PathBuf, (u32, i64, Vec<u8>)> {
         all.insert(path, (row.0, row.1, brief(row.2)));
     }
     all
+}
+
+/// Another time for other content, as it is in life: a checkout takes equal size and time for equal content.
+fn file_time(bytes: &[u8]) -> i64 {
+    let hash = blake3::hash(bytes);
+    1_700_000_000_000_000_000 + i64::from(u32::from_le_bytes(hash.as_bytes()[..4].try_into().unwrap()))
 }
 
 /// Long content by its digest, so that a failure can be read.
@@ -344,6 +349,28 @@ fn what_differs_is_replaced_and_what_is_surplus_stays_unless_asked() {
     assert_eq!(changes[0].path, b"surplus");
     let numbers = ["same", "now linked"].map(|path| fs::metadata(target.path().join(path)).unwrap().ino());
     assert_eq!(numbers[0], numbers[1]);
+}
+
+#[test]
+fn content_that_changed_behind_equal_size_and_time_is_written_when_the_last_tree_is_known() {
+    let mut volume = Volume::new();
+    let tree = |text: &str| {
+        let file = |text: &str| Node::Time(text.into(), 1_000_000_000);
+        dir([(b"d", dir([(b"a", file("same")), (b"version", file(text))])), (b"e", dir([(b"f", file("same"))]))])
+    };
+    let (first, second) = (volume.root(&tree("1.0.1")), volume.root(&tree("1.0.2")));
+    let Root::Whole(base) = &first else { unreachable!() };
+    let target = tempfile::tempdir().unwrap();
+    volume.checkout(&first, target.path(), &PLAIN).unwrap();
+
+    // Without it, size and time are all there is to go by.
+    volume.checkout(&second, target.path(), &PLAIN).unwrap();
+    assert_eq!(scan(target.path()), expected(&tree("1.0.1")));
+    let (space, base) = (&volume.space, base.page().unwrap());
+    let report = checkout_onto(space, &second, &base, target.path(), &PLAIN, &mut Notes::default()).unwrap();
+
+    assert_eq!(scan(target.path()), expected(&tree("1.0.2")));
+    assert_eq!((report.replaced, report.unchanged), (1, 4));
 }
 
 #[test]
@@ -790,7 +817,8 @@ proptest! {
         prop_assert_eq!(scan(target.path()), expected(&after));
         // Links of one group are one file.
         let files = scan(target.path()).into_iter().filter(|(_, row)| row.2 == b"linked");
-        let mut numbers: Vec<u64> = files.map(|(path, _)| fs::metadata(target.path().join(path)).unwrap().ino()).collect();
+        let number = |path: PathBuf| fs::metadata(target.path().join(path)).unwrap().ino();
+        let mut numbers: Vec<u64> = files.map(|(path, _)| number(path)).collect();
         numbers.sort_unstable();
         numbers.dedup();
         prop_assert!(numbers.len() <= 2);

@@ -15,6 +15,7 @@ use super::act::Home;
 use super::plan::Attributes;
 use crate::beneath::{Name, times};
 use crate::gather::{self, PIECE_BYTES, Piece, Pieces, Source};
+use crate::map::watch;
 use crate::page::Entry;
 use crate::{Error, Result};
 
@@ -126,7 +127,7 @@ impl<'s, S: Source> Pool<'s, S> {
         state.running += 1;
         let failed = state.failure.is_some();
         drop(state);
-        let answer = if failed { Ok(()) } else { batch.into_iter().try_for_each(|job| self.perform(job)) };
+        let answer = if failed { Ok(()) } else { self.perform_all(batch) };
         let mut state = self.lock();
         state.running -= 1;
         if let Err(error) = answer {
@@ -137,6 +138,11 @@ impl<'s, S: Source> Pool<'s, S> {
             self.changed.notify_all();
         }
         state
+    }
+
+    fn perform_all(&self, batch: Vec<Job>) -> Result<()> {
+        watch()?;
+        batch.into_iter().try_for_each(|job| self.perform(job))
     }
 
     fn perform(&self, job: Job) -> Result<()> {

@@ -21,7 +21,7 @@ mod avx512;
 pub use cascade::Path;
 
 use crate::{Error, Result};
-use ends::{Ends, STRIDE};
+use ends::{Ends, STRIDE, STRIDE_LOOSE};
 use rank::Ranker;
 use schedule::Schedule;
 use select::Selection;
@@ -173,7 +173,8 @@ impl<'p> Cutter<'p> {
         let passed = self.candidates.get_or_insert_with(Ends::new);
         let mut from = start + params.min as usize;
         while from <= limit {
-            let to = limit.min(from + STRIDE - 1);
+            let stride = if from - start < params.avg as usize { STRIDE } else { STRIDE_LOOSE };
+            let to = limit.min(from + stride - 1);
             passed.clear();
             path.filter(schedule, selection.filter_mask(), data, from, to, passed);
             let candidates = passed.ends();

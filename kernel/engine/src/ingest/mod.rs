@@ -24,13 +24,13 @@ use rustix::process::{getegid, geteuid};
 
 use crate::chunker::Profile;
 use crate::error::{Error, Result};
-use crate::page::{self, Content, EncodedPage, Entry, EntryKind};
+use crate::page::{self, Content, EncodedPage, Entry, EntryKind, PageRef};
 use crate::space::Space;
 use crate::stat_cache::StatCache;
-use crate::tree::{DirectoryBuilder, OldPages};
+use crate::tree::{self, DirectoryBuilder, OldPages};
 use crate::walk::{Batch, Event, Walk, Work};
 use owners::Owners;
-use read::{End, Group, Reader, Window, attempts};
+use read::{End, Group, Outcome, Reader, Window, attempts};
 use settle::{Before, Settle, Settled};
 use store::Store;
 
@@ -55,7 +55,14 @@ pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &
     let mut store = Store::new(space, host, options.dry_run);
     let cache = options.prior.as_ref().and_then(|path| StatCache::open(path, &space.volume_id()));
     let cache = cache.filter(|cache| names_stored_pages(space, cache));
-    let before = Before { cache: cache.as_ref(), page: options.previous };
+    // What an old tree says of its bytes is of no use once they are damaged: all is read again, and what cannot be
+    // pointed at any more is stored again.
+    let cache = match &cache {
+        Some(cache) if touches_damage(space, &cache.directory(cache.root()).map(|root| root.record.page))? => None,
+        cache => cache.as_ref(),
+    };
+    let page = if touches_damage(space, &options.previous)? { None } else { options.previous };
+    let before = Before { cache, page };
     match attempt(space, sources, options, before, &mut store) {
         // A damaged stat cache, or a damaged page of the old tree: both only save work.
         Err(Error::Damaged(_)) if before.cache.is_some() || before.page.is_some() => {
@@ -63,6 +70,15 @@ pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &
             attempt(space, sources, options, nothing, &mut store)
         }
         result => result,
+    }
+}
+
+/// Whether any of the bytes that the tree at `page` needs are distrusted.
+fn touches_damage(space: &Space, page: &Option<PageRef>) -> Result<bool> {
+    let distrusted = space.distrusted();
+    match page {
+        Some(page) if !distrusted.is_empty() => Ok(!tree::files_touching(space, page, &distrusted)?.is_empty()),
+        _ => Ok(false),
     }
 }
 
@@ -121,7 +137,7 @@ pub fn ingest_stream(
     let root = Entry { kind: EntryKind::Directory, mode: 0o755, content, ..owned };
     store.progress(&counts_of(&store, counts))?;
     let stats = counts_of(&store, counts);
-    finished(space, &store, &root, stats, Vec::new(), false)
+    finished(space, &store, &root, stats)
 }
 
 /// The counts with what the store knows better.
@@ -146,7 +162,7 @@ fn attempt(
     let reader = reader(space);
     let next = options.next.as_deref().filter(|_| !options.dry_run);
     let mut problems = Vec::new();
-    let mut settle = Settle::new(space, store, before, next, options.clean_before_ns, &mut problems);
+    let mut settle = Settle::new(space, store, &reader, before, next, options.clean_before_ns, &mut problems);
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {
         let scout = scope.spawn(|| scout(&mut walk, &reader, sender));
@@ -163,20 +179,24 @@ fn attempt(
     let Some(Settled { root, cache_written }) = settle.finish() else {
         return Err(Error::Invalid("the walk ended before its root did".into()));
     };
-    finished(space, store, &root, stats, problems, cache_written)
+    // The same tree without its old pages: if it came to rest elsewhere, something in the old place is damaged.
+    let is_elsewhere = |old: PageRef| root.page().is_some_and(|page| page.address != old.address);
+    let repaired = before.page.is_none() && options.previous.is_some_and(is_elsewhere);
+    let made = finished(space, store, &root, stats)?;
+    Ok(Ingested { problems, cache_written, repaired, ..made })
 }
 
-fn finished(
-    space: &Space,
-    store: &Store<'_>,
-    root: &Entry,
-    stats: Progress,
-    problems: Vec<Problem>,
-    cache_written: bool,
-) -> Result<Ingested> {
+fn finished(space: &Space, store: &Store<'_>, root: &Entry, stats: Progress) -> Result<Ingested> {
     let EncodedPage { bytes, digest } = page::encode_root(root, space.keys())?;
-    let lease = store.lease();
-    Ok(Ingested { root: bytes, root_digest: digest, lease, stats, problems, cache_written })
+    Ok(Ingested {
+        root: bytes,
+        root_digest: digest,
+        lease: store.lease(),
+        stats,
+        problems: Vec::new(),
+        cache_written: false,
+        repaired: false,
+    })
 }
 
 /// The first side: walks, reads, scans. Stops without a word when nobody listens any more.
@@ -190,7 +210,8 @@ fn scout(walk: &mut Walk<'_>, reader: &Reader, sender: SyncSender<Message>) -> R
         };
         let large = large.map(|work| (batch.c_str(work.at).to_owned(), work));
         let groups = reader.read_batch(&batch);
-        batch.close_directories();
+        let outcomes = groups.iter().flat_map(|group| &group.files);
+        batch.close_directories(outcomes.map(|outcome| matches!(outcome, Outcome::Grown)));
         if sender.send(Message::Batch(batch, groups)).is_err() {
             return Ok(());
         }

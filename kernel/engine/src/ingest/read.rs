@@ -26,7 +26,7 @@ use crate::walk::{Batch, SMALL_FILE_BYTES, Work, problem_kind, stat_fd};
 const ATTEMPTS: u32 = 3;
 /// Large files are read in windows of this size: both cores have work, and three of them fit the memory budget.
 pub const WINDOW_BYTES: usize = 4 << 20;
-/// A small file that has grown beyond this while it was read is cut here; it changes anyway.
+/// A small file that turns out to be longer than this is read again as a large one.
 const GROWN_BYTES_MAX: usize = (SMALL_FILE_BYTES as usize) * 2;
 /// Files of a batch are shared out in groups of at most this many files or about this many bytes.
 const GROUP_FILES: usize = 32;
@@ -63,6 +63,8 @@ pub enum Outcome {
         /// Whether that was its stat before the reading too.
         consistent: bool,
     },
+    /// It is not small any more: whoever settles it reads it in windows.
+    Grown,
     /// It could not be read.
     Failed {
         /// Why.
@@ -178,16 +180,21 @@ impl Reader {
                 if attempt > 1 {
                     before = stat_fd(fd.as_fd())?;
                 }
-                read_whole(fd.as_fd(), before.size, &mut group.bytes)?;
-                stat_fd(fd.as_fd())
+                let ended = read_whole(fd.as_fd(), before.size, &mut group.bytes)?;
+                Ok((stat_fd(fd.as_fd())?, ended))
             });
+            let read = (group.bytes.len() - first) as u64;
             match opened {
-                Ok(after) if !is_file(&after) => {
+                Ok((after, _)) if !is_file(&after) => {
                     group.bytes.truncate(first);
                     return Outcome::failed(Errno::NOENT);
                 }
-                Ok(after) if after.same(&before) => break (after, true),
-                Ok(after) if attempt == ATTEMPTS => break (after, false),
+                Ok((_, false)) => {
+                    group.bytes.truncate(first);
+                    return Outcome::Grown;
+                }
+                Ok((after, _)) if is_whole(&before, &after, read) => break (after, true),
+                Ok((after, _)) if attempt == ATTEMPTS => break (after, false),
                 Ok(_) => attempt += 1,
                 Err(errno) => {
                     group.bytes.truncate(first);
@@ -226,13 +233,18 @@ impl Reader {
         // A file that grows as fast as it is read ends somewhere all the same. One byte more shows that it has grown,
         // and files of the kernel's own have bytes and a size of 0.
         let limit = if before.size == 0 { u64::MAX } else { before.size.saturating_add(1) };
-        match self.read_windows(fd.as_fd(), limit, take) {
+        let mut read = 0;
+        let mut count = |window: Window| {
+            read += window.bytes.len() as u64;
+            take(window)
+        };
+        match self.read_windows(fd.as_fd(), limit, &mut count) {
             Ok(true) => {}
             Ok(false) => return None,
             Err(errno) => return failed(errno),
         }
         match stat_fd(fd.as_fd()) {
-            Ok(after) if after.same(&before) => Some(End::Read { stat: after, consistent: true }),
+            Ok(after) if is_whole(&before, &after, read) => Some(End::Read { stat: after, consistent: true }),
             Ok(after) if last_attempt => Some(End::Read { stat: after, consistent: false }),
             Ok(_) => Some(End::Again),
             Err(errno) => failed(errno),
@@ -320,20 +332,60 @@ fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.mode.into()) == FileType::RegularFile
 }
 
-/// Appends what `fd` holds, about `expected` bytes.
-fn read_whole(fd: BorrowedFd<'_>, expected: u64, bytes: &mut Vec<u8>) -> rustix::io::Result<()> {
+/// Whether `read` bytes are the file as it was both before and after. Files of the kernel's own have bytes and a size
+/// of 0; any other that ends before its size was not read whole, whatever its times say.
+fn is_whole(before: &Stat, after: &Stat, read: u64) -> bool {
+    after.same(before) && (read == after.size || after.size == 0)
+}
+
+/// Appends what `fd` holds, about `expected` bytes; false if it holds more than a small file does.
+fn read_whole(fd: BorrowedFd<'_>, expected: u64, bytes: &mut Vec<u8>) -> rustix::io::Result<bool> {
     let first = bytes.len();
-    // One byte more than expected: a short answer then shows the end without a second call.
+    // One byte more than expected: an answer of just that length then shows the end without a second call.
     bytes.reserve(expected.min(GROWN_BYTES_MAX as u64) as usize + 1);
-    while bytes.len() - first < GROWN_BYTES_MAX {
+    while bytes.len() - first <= GROWN_BYTES_MAX {
         if bytes.len() == bytes.capacity() {
             bytes.reserve(64 << 10);
         }
         let asked = bytes.capacity() - bytes.len();
         let got = retry_on_intr(|| read(fd, spare_capacity(bytes)))?;
-        if got < asked {
-            break;
+        // Any other short answer is no end: a server gives what it has, and a disk what lies before a bad block.
+        let complete = got < asked && expected > 0 && (bytes.len() - first) as u64 == expected;
+        if got == 0 || complete {
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_short_answer_is_no_end() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        // A pipe of packets: each read answers one of them, however much it asks for.
+        rustix::fs::fcntl_setfl(&writer, OFlags::DIRECT).unwrap();
+        writer.write_all(b"before the bad block, ").unwrap();
+        writer.write_all(b"and after it").unwrap();
+        drop(writer);
+        let mut bytes = b"given ".to_vec();
+
+        assert!(read_whole(reader.as_fd(), 100, &mut bytes).unwrap());
+
+        assert_eq!(bytes, b"given before the bad block, and after it");
+    }
+
+    #[test]
+    fn what_ends_before_its_size_was_not_read_whole() {
+        let stat = |size, mtime_ns| Stat { size, mtime_ns, ..Stat::default() };
+
+        assert!(is_whole(&stat(10, 1), &stat(10, 1), 10));
+        assert!(!is_whole(&stat(10, 1), &stat(10, 1), 9));
+        assert!(!is_whole(&stat(10, 1), &stat(10, 1), 11));
+        assert!(!is_whole(&stat(10, 1), &stat(10, 2), 10));
+        assert!(is_whole(&stat(0, 1), &stat(0, 1), 120), "a file of the kernel's own");
+    }
 }

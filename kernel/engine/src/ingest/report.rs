@@ -58,7 +58,8 @@ pub struct Progress {
     pub directories: u64,
     /// Symbolic links.
     pub symlinks: u64,
-    /// Bytes of the files settled, unchanged ones included; a large file counts as it is read.
+    /// Bytes of the files settled, unchanged ones included and a hard-linked one once; a large file counts as it is
+    /// read.
     pub logical_bytes: u64,
     /// Of these, bytes that the volume did not have.
     pub new_bytes: u64,
@@ -79,7 +80,8 @@ pub struct Progress {
 pub enum ProblemKind {
     /// It was listed and then gone. It is not in the snapshot.
     Vanished,
-    /// It changed during each of three readings. What the last one read is stored, consistent in itself.
+    /// It changed during each of three readings, or ended before its size. What the last one read is stored,
+    /// consistent in itself, with an mtime one nanosecond too early so that no tool takes it for the file.
     Changed,
     /// The system refused to open or read it. It is not in the snapshot.
     Unreadable,
@@ -105,7 +107,7 @@ pub const PROBLEMS_MAX: usize = 1 << 16;
 pub struct Ingested {
     /// The root entry, encoded; its pages are in the volume, durable once the leases are synced.
     pub root: Vec<u8>,
-    /// Digest of the root entry; equal to the ref's: nothing to commit.
+    /// Digest of the root entry; equal to the ref's and not `repaired`: nothing to commit.
     pub root_digest: Digest,
     /// The lease that was filled last and has not been given back; `None`: nothing had to be written.
     pub lease: Option<LeaseHandle>,
@@ -115,4 +117,7 @@ pub struct Ingested {
     pub problems: Vec<Problem>,
     /// Whether a new stat cache was written to `Options::next`.
     pub cache_written: bool,
+    /// The tree of `Options::previous` is damaged, and this one does not point at what is: to be committed even if
+    /// the root digests are equal, because they tell what a tree means and not where it is.
+    pub repaired: bool,
 }

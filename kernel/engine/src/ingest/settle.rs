@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ingest::owners::Owners;
-use crate::ingest::read::{End, Group, Outcome, Window};
+use crate::ingest::read::{End, Group, Outcome, Reader, Window, attempts};
 use crate::ingest::store::{FileContent, Store};
 use crate::ingest::{PROBLEMS_MAX, Problem, ProblemKind, Progress};
 use crate::keys::Digest;
@@ -19,7 +19,7 @@ use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::space::Space;
 use crate::stat_cache::{BlockRef, Directory, OpenDirectory, Record, Row, Stat, StatCache, Writer};
 use crate::tree::{DirectoryBuilder, Entries, OldPages};
-use crate::walk::{Batch, Event, Text, Work};
+use crate::walk::{Batch, Event, LINK_GROUPS_MAX, Text, Work};
 
 /// What is known of the sources from before.
 #[derive(Clone, Copy)]
@@ -42,6 +42,7 @@ pub struct Settled {
 pub struct Settle<'a, 's, 'h> {
     space: &'a Arc<Space>,
     store: &'s mut Store<'h>,
+    reader: &'a Reader,
     before: Before<'a>,
     next: Option<&'a Path>,
     clean_before_ns: i64,
@@ -86,6 +87,8 @@ struct Soiled<'a> {
 
 /// The content of a file that has other names.
 struct Linked {
+    link_id: u64,
+    stat: Stat,
     size: u64,
     digest: Digest,
     content: Content,
@@ -96,6 +99,8 @@ struct Linked {
 /// A large file whose windows arrive.
 struct Large {
     name: Vec<u8>,
+    /// Its stat in the walk.
+    seen_as: Stat,
     link_id: u64,
     content: FileContent,
     /// Bytes already counted: a second reading counts only what goes beyond the first.
@@ -114,10 +119,11 @@ struct Found {
 }
 
 impl<'a, 's, 'h> Settle<'a, 's, 'h> {
-    /// Nothing settled yet. `next` is where a stat cache is to be written.
+    /// Nothing settled yet. `reader` is for files that have to be read after all; `next` is where a stat cache is to be written.
     pub fn new(
         space: &'a Arc<Space>,
         store: &'s mut Store<'h>,
+        reader: &'a Reader,
         before: Before<'a>,
         next: Option<&'a Path>,
         clean_before_ns: i64,
@@ -126,6 +132,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         Settle {
             space,
             store,
+            reader,
             before,
             next,
             clean_before_ns,
@@ -183,16 +190,9 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                     self.small(batch, &batch.work[index as usize], group, outcome)?;
                 }
                 Event::Large { index } => {
-                    let work = &batch.work[index as usize];
-                    self.large = Some(Large {
-                        name: batch.bytes(work.name).to_vec(),
-                        link_id: work.link_id,
-                        content: self.store.begin_file(),
-                        counted: 0,
-                        seen: 0,
-                    });
+                    self.begin_large(batch, &batch.work[index as usize]);
                 }
-                Event::Linked { name, stat, link_id } => self.linked(batch.bytes(name), stat, link_id)?,
+                Event::Linked { index } => self.linked(batch, &batch.linked[index as usize])?,
                 Event::Relinked { name, link_id } => self.relinked(batch.bytes(name), link_id)?,
                 Event::Symlink { name, stat, target, link_id } => {
                     self.symlink(batch, name, stat, target, link_id)?;
@@ -201,6 +201,39 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                     self.arrive(batch.bytes(name))?;
                 }
                 Event::Problem { name, kind, errno } => self.absent(batch.bytes(name), kind, errno)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_large(&mut self, batch: &Batch, work: &Work) {
+        self.large = Some(Large {
+            name: batch.bytes(work.name).to_vec(),
+            seen_as: work.stat,
+            link_id: work.link_id,
+            content: self.store.begin_file(),
+            counted: 0,
+            seen: 0,
+        });
+    }
+
+    /// Reads a file here and now: one that has outgrown its batch, or another name of one that is gone.
+    fn read_now(&mut self, batch: &Batch, work: &Work) -> Result<()> {
+        let reader = self.reader;
+        self.begin_large(batch, work);
+        for last_attempt in attempts() {
+            let mut settled = Ok(());
+            let mut take = |window: Window| {
+                settled = self.window(&window).and_then(|()| self.tell());
+                reader.give_back(window.bytes);
+                settled.is_ok()
+            };
+            let end = reader.read_large(batch.c_str(work.at), work, last_attempt, &mut take);
+            settled?;
+            let Some(end) = end else { break };
+            self.end_large(&end)?;
+            if !matches!(end, End::Again) {
+                break;
             }
         }
         Ok(())
@@ -234,7 +267,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             End::Read { stat, consistent } => {
                 let (size, digest, content) = self.store.end_file(large.content)?;
                 let found = Found { stat, link_id: large.link_id, size, digest, content, consistent };
-                self.file(&large.name, found)
+                self.file(&large.name, &large.seen_as, found)
             }
         }
     }
@@ -243,61 +276,75 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         let name = batch.bytes(work.name);
         match outcome {
             Outcome::Failed { kind, errno } => self.absent(name, *kind, *errno),
+            Outcome::Grown => self.read_now(batch, work),
             Outcome::Read { bytes, chunks, stat, consistent } => {
                 let mut content = self.store.begin_file();
                 self.store.place(&mut content, &group.bytes[bytes.clone()], &group.chunks[chunks.clone()])?;
                 let (size, digest, content) = self.store.end_file(content)?;
                 self.counts.logical_bytes += size;
                 let (stat, consistent) = (*stat, *consistent);
-                self.file(name, Found { stat, link_id: work.link_id, size, digest, content, consistent })
+                let found = Found { stat, link_id: work.link_id, size, digest, content, consistent };
+                self.file(name, &work.stat, found)
             }
         }
     }
 
-    /// A file that was read.
-    fn file(&mut self, name: &[u8], found: Found) -> Result<()> {
+    /// A file that was read. `seen_as` is its stat in the walk, which decided what it is linked with.
+    fn file(&mut self, name: &[u8], seen_as: &Stat, mut found: Found) -> Result<()> {
         if !found.consistent {
             self.problem(name, ProblemKind::Changed, 0);
         }
-        if found.link_id != 0 && found.stat.nlink > 1 {
-            let id = (found.stat.dev, found.stat.ino);
-            let Found { size, digest, ref content, consistent, .. } = found;
-            let left = found.stat.nlink - 1;
-            self.links.insert(id, Linked { size, digest, content: content.clone(), consistent, left });
+        let id = (found.stat.dev, found.stat.ino);
+        let differs = |linked: &Linked| linked.link_id == found.link_id && linked.digest != found.digest;
+        if id != (seen_as.dev, seen_as.ino) || self.links.get(&id).is_some_and(differs) {
+            // The name was given to another file, or the file got another content between its names: a checkout that
+            // took them for one would show one content under both.
+            found.link_id = 0;
+        }
+        if found.link_id != 0 && found.stat.nlink > 1 && self.links.len() < LINK_GROUPS_MAX {
+            let Found { stat, link_id, size, digest, ref content, consistent } = found;
+            let left = stat.nlink - 1;
+            let linked = Linked { link_id, stat, size, digest, content: content.clone(), consistent, left };
+            self.links.entry(id).or_insert(linked);
         }
         self.push_file(name, found)
     }
 
-    /// Another name of a file that was read.
-    fn linked(&mut self, name: &[u8], stat: Stat, link_id: u64) -> Result<()> {
+    /// Another name of a file, which is read only if the first one was not, or no longer is that file.
+    fn linked(&mut self, batch: &Batch, work: &Work) -> Result<()> {
+        let (name, stat, link_id) = (batch.bytes(work.name), work.stat, work.link_id);
         let id = (stat.dev, stat.ino);
-        let Some(linked) = self.links.get_mut(&id) else {
-            // Its first name could not be read.
-            return self.absent(name, ProblemKind::Vanished, 0);
-        };
+        // One that changed while it was read is one problem, not as many as it has names.
+        let is_it = |linked: &&mut Linked| linked.link_id == link_id && (linked.stat.same(&stat) || !linked.consistent);
+        let Some(linked) = self.links.get_mut(&id).filter(is_it) else { return self.read_now(batch, work) };
         let (size, digest, consistent) = (linked.size, linked.digest, linked.consistent);
         linked.left = linked.left.saturating_sub(1);
         let content = if linked.left == 0 { std::mem::take(&mut linked.content) } else { linked.content.clone() };
         if linked.left == 0 {
             self.links.remove(&id);
         }
-        self.counts.logical_bytes += size;
+        // Its bytes were counted with the first name.
         self.push_file(name, Found { stat, link_id, size, digest, content, consistent })
     }
 
     fn push_file(&mut self, name: &[u8], found: Found) -> Result<()> {
         self.counts.files += 1;
+        let trusted = found.consistent && found.stat.is_clean(self.clean_before_ns);
+        let row = Row { child: None, stat: found.stat, link_id: found.link_id, trusted };
+        let mut stat = found.stat;
+        if !found.consistent {
+            // Size and mtime are what tools compare. Nobody shall take what is stored for the file that has this one.
+            stat.mtime_ns = stat.mtime_ns.saturating_sub(1);
+        }
         let entry = Entry {
             size: found.size,
             link_id: found.link_id,
             digest: found.digest,
             content: found.content,
-            ..self.entry(name, EntryKind::File, &found.stat)
+            ..self.entry(name, EntryKind::File, &stat)
         };
-        let trusted = found.consistent && found.stat.is_clean(self.clean_before_ns);
-        let row = Row { child: None, stat: found.stat, link_id: found.link_id, trusted };
         self.arrive(name)?;
-        self.push(entry, &found.stat, Some(row))
+        self.push(entry, &stat, Some(row))
     }
 
     /// An unchanged file under another link identity.

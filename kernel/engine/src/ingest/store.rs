@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_start};
+use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_of, segment_start};
 use crate::digest::{ContentDigest, digest};
 use crate::error::{Error, Result};
 use crate::extent::ListEncoder;
@@ -136,7 +136,7 @@ impl<'h> Store<'h> {
                 (first, from, offset) = (index, start, file.size);
             }
             let follows = if first == index { file.known_end() } else { None };
-            if let Some(address) = self.find(follows, &chunk.digest, length)? {
+            if let Some(address) = self.find(follows, &chunk.digest, length, Kind::Data)? {
                 self.append_run(file, &bytes[from..start], &chunks[first..index], from, offset)?;
                 self.known_bytes += u64::from(length);
                 self.push(file, Extent { address, length: length.into() }, true)?;
@@ -162,22 +162,42 @@ impl<'h> Store<'h> {
     }
 
     /// Where a chunk is in the volume.
-    fn find(&mut self, follows: Option<Address>, digest: &Digest, length: u32) -> Result<Option<Address>> {
+    fn find(&mut self, follows: Option<Address>, digest: &Digest, length: u32, kind: Kind) -> Result<Option<Address>> {
         if let Some(address) = follows
-            && self.space.follows(address, digest, length)
+            && self.space.follows(address, digest, length, kind)
         {
             return Ok(Some(address));
         }
-        if let Some(address) = self.space.find(digest, length)? {
+        if let Some(address) = self.space.find(digest, length, kind)? {
             return Ok(Some(address));
         }
+        // The same bytes of another kind are another chunk.
+        let seen = tag(digest) ^ kind as u64;
         match &mut self.dry {
-            Some(dry) if dry.seen.contains(&tag(digest)) => Ok(Some(dry.take(length))),
+            Some(dry) if dry.seen.contains(&seen) => Ok(Some(dry.take(length))),
             Some(dry) if dry.seen.len() < DRY_DIGESTS_MAX => {
-                dry.seen.insert(tag(digest));
+                dry.seen.insert(seen);
                 Ok(None)
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Where a chunk of kind tree is in the volume, its bytes verified: pages are read on the way to everything else,
+    /// so a damaged one is never pointed at.
+    fn find_tree(&mut self, digest: &Digest, length: u32) -> Result<Option<Address>> {
+        loop {
+            let Some(address) = self.find(None, digest, length, Kind::Tree)? else { return Ok(None) };
+            let head = self.space.committed(segment_of(address)).map_or(0, |committed| committed.head);
+            if offset_of(address) >= head {
+                return Ok(Some(address)); // of a lease of this process, which may not have written it yet; or dry
+            }
+            match self.space.read(Extent { address, length: length.into() }) {
+                Ok(_) => return Ok(Some(address)),
+                // It is distrusted now, so this is not found again.
+                Err(Error::Damaged(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -281,7 +301,7 @@ impl<'h> Store<'h> {
     fn store_tree(&mut self, bytes: &[u8]) -> Result<Address> {
         let length = u32::try_from(bytes.len()).map_err(|_| Error::Invalid("a page is longer than 4 GiB".into()))?;
         let digest = digest(&self.space.keys().digest, bytes);
-        if let Some(address) = self.find(None, &digest, length)? {
+        if let Some(address) = self.find_tree(&digest, length)? {
             return Ok(address);
         }
         self.page_bytes += u64::from(length);

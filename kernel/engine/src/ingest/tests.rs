@@ -71,6 +71,7 @@ struct World {
     host: Granter,
     clean_before_ns: i64,
     use_cache: bool,
+    previous: Option<PageRef>,
 }
 
 impl World {
@@ -88,7 +89,7 @@ impl World {
         let memory = PathBuf::from("/dev/shm");
         let place = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let sources = tempfile::tempdir_in(place).unwrap();
-        World { _volume: volume, sources, space, host, clean_before_ns: i64::MAX, use_cache: true }
+        World { _volume: volume, sources, space, host, clean_before_ns: i64::MAX, use_cache: true, previous: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -109,7 +110,7 @@ impl World {
         Options {
             prior: self.use_cache.then(|| self.cache()),
             next: Some(self.sources.path().join("cache.next")),
-            previous: None,
+            previous: self.previous,
             clean_before_ns: self.clean_before_ns,
             dry_run,
         }
@@ -352,7 +353,12 @@ fn a_file_that_changes_during_every_reading_is_a_problem_and_what_is_stored_is_w
 }
 
 /// Walks, lets `between` happen, and only then reads and settles.
-fn ingest_with(world: &mut World, between: impl FnOnce(&World)) -> (Settled, Vec<Problem>) {
+fn ingest_with(world: &mut World, between: impl FnOnce(&World)) -> Ingested {
+    ingest_spoilt(world, between, |_| {})
+}
+
+/// The same, and `spoil` happens to what was read.
+fn ingest_spoilt(world: &mut World, between: impl FnOnce(&World), spoil: impl FnOnce(&mut [Group])) -> Ingested {
     let space = Arc::clone(&world.space);
     let sources = [Source { path: world.path(""), name: None }];
     let mut walk = Walk::new(&sources, None, &space.keys().link, i64::MAX, world._volume.path()).unwrap();
@@ -360,13 +366,23 @@ fn ingest_with(world: &mut World, between: impl FnOnce(&World)) -> (Settled, Vec
     assert!(!walk.next(&mut batch).unwrap());
     between(world);
     let reader = reader(&space);
-    let groups = reader.read_batch(&batch);
+    let mut groups = reader.read_batch(&batch);
+    spoil(&mut groups);
     let mut problems = Vec::new();
     let mut store = Store::new(&space, &mut world.host, false);
     let before = Before { cache: None, page: None };
-    let mut settle = Settle::new(&space, &mut store, before, None, i64::MAX, &mut problems);
+    let mut settle = Settle::new(&space, &mut store, &reader, before, None, i64::MAX, &mut problems);
     settle.batch(&batch, &groups).unwrap();
-    (settle.finish().unwrap(), problems)
+    let stats = settle.progress();
+    let Settled { root, .. } = settle.finish().unwrap();
+    let ingested = Ingested { problems, ..finished(&space, &store, &root, stats).unwrap() };
+    world.commit(&ingested);
+    ingested
+}
+
+/// Path and kind of each problem.
+fn named(problems: &[Problem]) -> Vec<(&str, ProblemKind)> {
+    problems.iter().map(|problem| (std::str::from_utf8(&problem.path).unwrap(), problem.kind)).collect()
 }
 
 #[test]
@@ -376,17 +392,170 @@ fn what_vanishes_between_listing_and_reading_is_a_problem_and_the_rest_is_stored
         world.write(name, name.as_bytes());
     }
 
-    let (settled, problems) = ingest_with(&mut world, |world| {
+    let ingested = ingest_with(&mut world, |world| {
         fs::remove_file(world.path("a")).unwrap();
         fs::remove_dir_all(world.path("d")).unwrap();
         fs::remove_file(world.path("f")).unwrap();
         symlink("g", world.path("f")).unwrap();
     });
 
-    let vanished = |path: &str| (path.as_bytes().to_vec(), ProblemKind::Vanished);
-    let problems: Vec<_> = problems.into_iter().map(|problem| (problem.path, problem.kind)).collect();
-    assert_eq!(problems, [vanished("a"), vanished("d/b"), vanished("f")]);
-    assert!(settled.root.page().is_some());
+    let vanished = |path| (path, ProblemKind::Vanished);
+    assert_eq!(named(&ingested.problems), [vanished("a"), vanished("d/b"), vanished("f")]);
+    let stored: Vec<_> = world.stored(&ingested).into_keys().collect();
+    assert_eq!(stored, [&b"d"[..], b"e", b"e/c", b"g"]);
+}
+
+#[test]
+fn a_small_file_that_has_grown_large_when_it_is_read_is_stored_whole() {
+    let mut world = World::new();
+    for name in ["a", "m", "z"] {
+        world.write(name, name.as_bytes());
+    }
+
+    let ingested = ingest_with(&mut world, |world| {
+        world.write("a", &noise(1, 3 << 20));
+        world.write("m", &noise(2, 9 << 20));
+    });
+
+    assert_eq!(ingested.problems, []);
+    world.assert_stored(&ingested);
+    assert_eq!((ingested.stats.files, ingested.stats.logical_bytes), (3, (12 << 20) + 1));
+}
+
+#[test]
+fn a_name_that_stays_is_stored_when_the_first_name_of_its_file_vanishes() {
+    let mut world = World::new();
+    world.write("first", &noise(1, 50_000));
+    fs::hard_link(world.path("first"), world.path("second")).unwrap();
+    fs::hard_link(world.path("first"), world.path("third")).unwrap();
+
+    let ingested = ingest_with(&mut world, |world| fs::remove_file(world.path("first")).unwrap());
+
+    assert_eq!(named(&ingested.problems), [("first", ProblemKind::Vanished)]);
+    world.assert_stored(&ingested);
+    assert_eq!(ingested.stats.new_bytes, 50_000);
+}
+
+#[test]
+fn a_first_name_given_to_another_file_does_not_lend_it_to_the_other_names() {
+    let mut world = World::new();
+    world.write("first", b"the linked file");
+    fs::hard_link(world.path("first"), world.path("second")).unwrap();
+
+    let ingested = ingest_with(&mut world, |world| {
+        world.write("other", b"quite another file");
+        fs::rename(world.path("other"), world.path("first")).unwrap();
+    });
+
+    world.assert_stored(&ingested);
+    let stored = world.stored(&ingested);
+    assert_ne!(stored[&b"first"[..]].0.link_id, stored[&b"second"[..]].0.link_id);
+}
+
+#[test]
+fn a_file_that_could_not_be_read_whole_has_an_mtime_that_no_file_has() {
+    let mut world = World::new();
+    world.write("torn", b"what was read");
+    world.write("whole", b"whole");
+    fs::hard_link(world.path("torn"), world.path("twin")).unwrap();
+
+    let ingested = ingest_spoilt(
+        &mut world,
+        |_| {},
+        |groups| {
+            let Outcome::Read { consistent, .. } = &mut groups[0].files[0] else { panic!("it was read") };
+            *consistent = false;
+        },
+    );
+
+    assert_eq!(named(&ingested.problems), [("torn", ProblemKind::Changed)]);
+    let stored = world.stored(&ingested);
+    let mtime_ns = |name: &str| {
+        let found = fs::metadata(world.path(name)).unwrap();
+        found.mtime() * 1_000_000_000 + found.mtime_nsec()
+    };
+    for (name, earlier) in [("torn", 1), ("twin", 1), ("whole", 0)] {
+        assert_eq!(stored[name.as_bytes()].0.mtime_ns, mtime_ns(name) - earlier, "{name}");
+    }
+}
+
+/// Damages one byte of the first place where `bytes` rest in segment 1.
+fn damage(world: &World, bytes: &[u8]) {
+    let path = world.space.data_path(1);
+    let mut data = fs::read(&path).unwrap();
+    let at = data.windows(bytes.len()).position(|window| window == bytes).expect("it is stored");
+    data[at] ^= 1;
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &data[at..at + 1], at as u64).unwrap();
+}
+
+#[test]
+fn what_verification_found_damaged_is_stored_again_by_the_next_push_though_nothing_changed() {
+    let mut world = World::new();
+    world.write("d/hurt", &noise(1, 3000));
+    world.write("e/sound", &noise(2, 3000));
+    let first = world.push();
+    world.previous = decode_root(&first.root).unwrap().page();
+    damage(&world, &noise(1, 3000));
+    let unnoticed = world.push();
+    let head = world.space.committed(1).unwrap().head;
+    let found = crate::verify::verify(&world.space, 1, 0, u64::MAX).unwrap();
+    assert_eq!((found.next_start, found.damaged.len()), (head, 1));
+
+    world.space.distrust(&found.damaged);
+    let dry =
+        ingest(&world.space, &[Source { path: world.path(""), name: None }], &world.options(true), &mut world.host);
+    let mended = world.push();
+    world.previous = decode_root(&mended.root).unwrap().page();
+    let after = world.push();
+
+    assert!(!unnoticed.repaired && unnoticed.stats.unchanged_files == 2);
+    assert!(dry.unwrap().repaired && mended.repaired && mended.cache_written);
+    assert_eq!((mended.stats.new_bytes, mended.stats.known_bytes), (3000, 3000));
+    assert_eq!(mended.root_digest, first.root_digest);
+    world.assert_stored(&mended);
+    assert!(!after.repaired && after.stats.unchanged_files == 2);
+    assert_eq!(after.root, mended.root);
+}
+
+#[test]
+fn a_damaged_page_is_never_pointed_at_and_the_next_push_stores_it_again() {
+    for use_cache in [true, false] {
+        let mut world = World::new();
+        world.write("d/file", &noise(1, 3000));
+        let first = world.push();
+        world.previous = decode_root(&first.root).unwrap().page();
+        world.use_cache = use_cache;
+        let page = world.space.read(world.previous.unwrap().extent()).unwrap().to_vec();
+        damage(&world, &page);
+
+        let mended = world.push();
+
+        assert!(mended.repaired);
+        assert_eq!((mended.root_digest, mended.stats.new_bytes), (first.root_digest, 0));
+        world.assert_stored(&mended);
+        world.previous = None;
+        let elsewhere = world.push();
+        assert_eq!(elsewhere.root, mended.root);
+    }
+}
+
+#[test]
+fn a_file_whose_bytes_are_those_of_a_page_is_stored_as_a_file() {
+    let mut world = World::new();
+    fs::create_dir_all(world.path("empty")).unwrap();
+    let first = world.push();
+    let empty = world.stored(&first)[&b"empty"[..]].0.page().unwrap();
+    let page = world.space.read(empty.extent()).unwrap().to_vec();
+    world.write("file", &page);
+
+    let ingested = world.push();
+
+    assert_eq!(ingested.stats.new_bytes, page.len() as u64);
+    let entry = &world.stored(&ingested)[&b"file"[..]].0;
+    let extent = tree::extents(&*world.space, entry).next().unwrap().unwrap();
+    assert_eq!(world.space.chunks(extent).unwrap()[0].kind, crate::table::Kind::Data);
+    assert_eq!(world.stored(&ingested)[&b"empty"[..]].0.page(), Some(empty));
 }
 
 #[test]
@@ -452,7 +621,10 @@ fn names_of_one_file_share_an_identity_that_its_first_path_decides() {
 
     world.assert_stored(&again);
     assert_eq!((first.stats.new_bytes, first.stats.known_bytes), (50_006, 0));
-    assert_eq!(first.stats.logical_bytes, 150_006);
+    for found in [&first, &unchanged, &earlier, &again] {
+        let Progress { logical_bytes, new_bytes, known_bytes, unchanged_bytes, .. } = found.stats;
+        assert_eq!((logical_bytes, new_bytes + known_bytes + unchanged_bytes), (50_006, 50_006), "content counts once");
+    }
     let [id, same, third] = identities(&world, &first)[..] else { panic!("three names") };
     assert!(id == same && id == third);
     assert_eq!(unchanged.stats.unchanged_files, 4);

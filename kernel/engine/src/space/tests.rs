@@ -57,7 +57,7 @@ fn extent(segment: u64, start: u32, length: u64) -> Extent {
 }
 
 fn find(space: &Space, bytes: &[u8]) -> Option<Address> {
-    space.find(&keyed(&space.keys().digest, bytes), bytes.len() as u32).unwrap()
+    space.find(&keyed(&space.keys().digest, bytes), bytes.len() as u32, Kind::Data).unwrap()
 }
 
 fn damage<T: std::fmt::Debug>(result: Result<T>) -> String {
@@ -92,10 +92,12 @@ fn a_digest_with_another_length_or_another_place_is_not_confirmed() {
     let digest = keyed(&space.keys().digest, b"one");
     let address = segment_start(SEGMENT);
 
-    assert_eq!(space.find(&digest, 4).unwrap(), None);
-    assert!(space.follows(address, &digest, 3));
-    assert!(!space.follows(address + 3, &digest, 3) && !space.follows(address, &digest, 2));
-    assert!(!space.follows(0, &digest, 3) && !space.follows(u64::MAX, &digest, 3));
+    let follows = |address, length| space.follows(address, &digest, length, Kind::Data);
+    assert_eq!(space.find(&digest, 4, Kind::Data).unwrap(), None);
+    assert!(follows(address, 3));
+    assert!(!follows(address + 3, 3) && !follows(address, 2) && !follows(0, 3) && !follows(u64::MAX, 3));
+    assert_eq!(space.find(&digest, 3, Kind::Tree).unwrap(), None, "a page may be damaged where a file is not");
+    assert!(!space.follows(address, &digest, 3, Kind::Journal));
 }
 
 #[test]
@@ -110,7 +112,7 @@ fn a_wrong_claim_of_the_index_is_refused() {
         space.index.insert(tag(&stranger), claim);
     }
 
-    assert_eq!(space.find(&stranger, 3).unwrap(), None);
+    assert_eq!(space.find(&stranger, 3, Kind::Data).unwrap(), None);
 }
 
 #[test]
@@ -161,6 +163,45 @@ fn damaged_bytes_are_named_and_never_served() {
     assert_eq!(&*space.read(extent(SEGMENT, 0, 3)).unwrap(), b"one");
     let found = verify(&space, SEGMENT, 0, u64::MAX).unwrap();
     assert_eq!((found.checked_bytes, found.next_start, found.damaged), (13, 13, vec![extent(SEGMENT, 3, 5)]));
+}
+
+#[test]
+fn a_copy_is_verified_and_stays_when_the_disk_fails_later() {
+    let mut world = World::new();
+    let row = world.store(SEGMENT, &[&[1; 5000], &[2; 50_000], &[3; 7]]);
+    let space = world.open();
+    space.admit(&[row]).unwrap();
+    let all = extent(SEGMENT, 0, 55_007);
+    let pieces = |bytes| space.pieces(all, bytes).unwrap();
+    assert_eq!(pieces(1), [extent(SEGMENT, 0, 5000), extent(SEGMENT, 5000, 50_000), extent(SEGMENT, 55_000, 7)]);
+    assert_eq!(pieces(50_007), [extent(SEGMENT, 0, 5000), extent(SEGMENT, 5000, 50_007)]);
+    assert_eq!(pieces(u64::MAX), [all]);
+    damage(space.pieces(extent(SEGMENT, 1, 4999), 1));
+
+    let mut copy = vec![0; 5000];
+    space.copy(extent(SEGMENT, 0, 5000), &mut copy).unwrap();
+    File::options().write(true).open(space.data_path(SEGMENT)).unwrap().set_len(0).unwrap();
+
+    assert_eq!(copy, [1; 5000]);
+    let what = damage(space.copy(extent(SEGMENT, 5000, 50_000), &mut vec![0; 50_000]));
+    assert!(what.contains(&space.slot(SEGMENT)), "{what}");
+    assert!(matches!(space.copy(extent(SEGMENT, 0, 5000), &mut copy[1..]), Err(Error::Invalid(_) | Error::Damaged(_))));
+}
+
+#[test]
+fn a_damaged_chunk_is_never_copied_out_as_sound() {
+    let mut world = World::new();
+    let row = world.store(SEGMENT, &[b"one", b"three"]);
+    let space = world.open();
+    let (data, _) = world.segments.get_mut(&SEGMENT).unwrap();
+    data[4] ^= 1;
+    fs::write(space.data_path(SEGMENT), data).unwrap();
+    space.admit(&[row]).unwrap();
+
+    let what = damage(space.copy(extent(SEGMENT, 0, 8), &mut [0; 8]));
+
+    assert!(what.contains("3..8"), "{what}");
+    space.copy(extent(SEGMENT, 0, 3), &mut [0; 3]).unwrap();
 }
 
 #[test]
@@ -396,5 +437,61 @@ fn impossible_rows_are_refused() {
 
     for (segment, head) in [(0, 5), (7 << COUNTER_BITS, 5), (1 << 38, 5), (1, SEGMENT_BYTES as u32 + 1)] {
         assert!(matches!(space.admit(&[Committed { segment, head, table_bytes: 64 }]), Err(Error::Invalid(_))));
+    }
+}
+
+#[test]
+fn what_is_distrusted_is_not_found_and_another_copy_of_it_is() {
+    let mut world = World::new();
+    let row = world.store(SEGMENT, &[b"one", b"three", b"seven"]);
+    let space = world.open();
+    let (data, _) = world.segments.get_mut(&SEGMENT).unwrap();
+    data[4] ^= 1;
+    fs::write(space.data_path(SEGMENT), data).unwrap();
+    space.admit(&[row]).unwrap();
+    assert!(find(&space, b"three").is_some(), "nobody has noticed");
+
+    damage(space.read(extent(SEGMENT, 0, 13)));
+
+    assert_eq!(space.distrusted(), [extent(SEGMENT, 3, 5)]);
+    assert_eq!(find(&space, b"three"), None);
+    assert!(!space.follows(segment_start(SEGMENT) | 3, &keyed(&space.keys().digest, b"three"), 5, Kind::Data));
+    assert!(find(&space, b"one").is_some() && find(&space, b"seven").is_some());
+    let again = world.store(SEGMENT + 1, &[b"three"]);
+    space.admit(&[again]).unwrap();
+    assert_eq!(find(&space, b"three"), Some(segment_start(SEGMENT + 1)));
+}
+
+#[test]
+fn what_cannot_be_read_is_distrusted_too() {
+    let mut world = World::new();
+    let row = world.store(SEGMENT, &[&[1; 5000], &[2; 5000]]);
+    let space = world.open();
+    space.admit(&[row]).unwrap();
+    fs::write(space.data_path(SEGMENT), [1; 5000]).unwrap();
+
+    damage(space.read(extent(SEGMENT, 5000, 5000)));
+    damage(space.read(extent(SEGMENT, 5000, 50_000)));
+
+    assert_eq!(space.distrusted(), [extent(SEGMENT, 5000, 5000)], "what is not stored is not damaged");
+    assert!(find(&space, &[1; 5000]).is_some() && find(&space, &[2; 5000]).is_none());
+}
+
+proptest::proptest! {
+    #[test]
+    fn distrusted_ranges_are_the_union_of_what_was_said(
+        said in proptest::collection::vec((1..60_u64, 0..12_u64), 0..20),
+    ) {
+        let space = World::new().open();
+        for &(address, length) in &said {
+            space.distrust(&[Extent { address, length }]);
+        }
+
+        let is_said = |at: u64| said.iter().any(|&(address, length)| (address..address + length).contains(&at));
+        for at in 1..80 {
+            proptest::prop_assert_eq!(space.is_distrusted(at, 1), is_said(at));
+        }
+        let ranges = space.distrusted();
+        proptest::prop_assert!(ranges.windows(2).all(|pair| pair[0].end() < pair[1].address));
     }
 }
