@@ -255,6 +255,7 @@ def ingest(
     next: bytes | None,
     previous: Page | None,
     clean_before_ns: int,
+    clean_device: int,
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
@@ -262,8 +263,10 @@ def ingest(
     """Turn directories and files into extents and pages.
 
     `sources` are (path, name); one source with name None gives its contents as the root. `prior` is the stat cache to
-    trust, `next` the path at which to write the one for the next time. `grant(full)` gives the lease to fill after
-    `full`. `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+    trust. `clean_before_ns` is the time of the file system `clean_device` (0: of none) before which a file must have
+    rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
+    stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
+    `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
     """
 
 def ingest_stream(

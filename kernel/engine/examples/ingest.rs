@@ -3,6 +3,7 @@
 //! `cargo run --release -p packetfs-engine --example ingest -- VOLUME SOURCE [TIMES]`: VOLUME must not exist.
 
 use std::io::{Write, stdout};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,6 +72,7 @@ fn once(space: &Arc<Space>, volume: &Path, source: &Path, host: &mut Granter) ->
         next: Some(next.clone()),
         previous: None,
         clean_before_ns: i64::MAX,
+        clean_device: std::fs::metadata(source).map_err(|e| Error::io("stat", source, e))?.dev(),
         dry_run: false,
     };
     let sources = [Source { path: source.to_path_buf(), name: None }];

@@ -221,6 +221,19 @@ impl Dir {
         self.remove_directory(name)
     }
 
+    /// Where a file system is mounted in `name` or beneath it, if one is: what [`Dir::remove_tree`] would stumble over.
+    /// `None` also where the system does not say.
+    pub fn mount_beneath(&self, name: Name<'_>) -> Option<Vec<u8>> {
+        use std::os::fd::AsRawFd;
+        let here = fs::readlink(format!("/proc/self/fd/{}", self.0.as_raw_fd()), Vec::new()).ok()?;
+        let path = [here.as_bytes().strip_suffix(b"/").unwrap_or(here.as_bytes()), b"/", name.0].concat();
+        let table = std::fs::read("/proc/self/mountinfo").ok()?;
+        let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+        points
+            .map(unescaped)
+            .find(|point| point.strip_prefix(&*path).is_some_and(|rest| matches!(rest, [] | [b'/', ..])))
+    }
+
     /// Removes everything in this directory. Directories beneath are first moved up into it, one level at a
     /// time, so that no depth of tree needs more than two open files, or any path.
     pub fn clear(&self) -> SysResult<()> {
@@ -288,6 +301,21 @@ impl Dir {
     }
 }
 
+/// A path as the table of mounts has it: blanks and backslashes are `\` and three octal digits.
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| matches!(d, b'0'..=b'7')));
+        let value = digits.map(|digits| digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0')));
+        match value.and_then(|value| u8::try_from(value).ok()) {
+            Some(value) => (plain.push(value), rest = &after[3..]),
+            None => (plain.push(byte), rest = after),
+        };
+    }
+    plain
+}
+
 /// A listed name is always valid; the system says it, and it is checked like any other.
 fn listed_name(listed: &Listed) -> SysResult<Name<'_>> {
     Name::new(&listed.name).map_err(|_| Errno::INVAL)
@@ -321,6 +349,14 @@ mod tests {
         for good in [&b"a"[..], b"...", b"..a", b" ", b"\xff\xfe", b"a\\b", b"C:", &long[1..]] {
             assert!(Name::check(good).is_ok(), "{good:?}");
         }
+    }
+
+    #[test]
+    fn mount_points_beneath_a_name_are_known() {
+        assert_eq!(unescaped(b"/a\\040b\\134\\7"), b"/a b\\\\7");
+        let root = Dir::open(Path::new("/")).unwrap();
+        assert_eq!(root.mount_beneath(name(b"proc")).map(|point| point.starts_with(b"/proc")), Some(true));
+        assert_eq!(root.mount_beneath(name(b"pro")), None);
     }
 
     #[test]

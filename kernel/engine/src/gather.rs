@@ -5,6 +5,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -30,6 +31,8 @@ pub const PIECE_BYTES: u64 = 8 << 20;
 pub trait Source: PageSource + Sync {
     /// The keys of the volume.
     fn keys(&self) -> &Keys;
+    /// The directory that it is in: nothing is written there.
+    fn directory(&self) -> Option<&Path>;
     /// The chunks of an extent, which is whole chunks.
     fn chunks(&self, extent: Extent) -> Result<Vec<ChunkRef>>;
     /// The bytes of an extent, unverified.
@@ -41,6 +44,10 @@ pub trait Source: PageSource + Sync {
 impl Source for Space {
     fn keys(&self) -> &Keys {
         self.keys()
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(self.directory())
     }
 
     fn chunks(&self, extent: Extent) -> Result<Vec<ChunkRef>> {

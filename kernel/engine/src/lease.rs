@@ -27,14 +27,15 @@ const WRITE_BYTES: usize = 1 << 20;
 pub const ALIGNED_RUN_BYTES: usize = 128 << 10;
 /// What reflinks need: offsets congruent modulo this.
 pub const ALIGNMENT: u64 = 4096;
-/// Encoded batches are written once they are this long; a segment of tiny chunks has a table of 25 MB.
+/// Encoded batches are written once they are this long.
 const TABLE_WRITE_BYTES: usize = 1 << 20;
 /// Records in a batch at most, so that what waits in memory stays small (300 KB).
 const BATCH_RECORDS: usize = 8192;
 
-/// A segment takes no more once its chunk table is this long: 220,000 chunks. With files of 30 bytes it would
-/// otherwise hold two million, and who reads one chunk of it parses the whole table.
-const TABLE_BYTES_MAX: u64 = 8 << 20;
+/// A segment takes no more once its chunk table is this long: 28,000 chunks. With files of 30 bytes it would otherwise
+/// hold two million, and who reads one chunk of it parses the whole table. Its rows are a fortieth of the memory that
+/// there is for parsed tables, so that look-ups in many such segments do not push each other out.
+pub(crate) const TABLE_BYTES_MAX: u64 = 1 << 20;
 
 /// An open segment with its head. Its chunk table is locked (flock) as long as it lives.
 pub struct Lease {
@@ -425,7 +426,7 @@ mod tests {
 
         let again = Lease::open(&space, 1, committed.head, committed.table_bytes, false).unwrap().unwrap();
 
-        assert!((220_000..250_000).contains(&appended));
+        assert!((28_000..=30_000).contains(&appended));
         assert_eq!(again.room(), 0);
     }
 

@@ -7,7 +7,11 @@ use crate::keys::keyed;
 use crate::map::guarded;
 use crate::space::Space;
 use crate::table::ChunkRef;
+use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
+
+/// Less than this is checked by one thread: it takes no longer than beginning several.
+const WIDE_BYTES_MIN: u64 = 1 << 20;
 
 /// What one call of [`verify`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +46,21 @@ pub fn verify(space: &Space, segment: u64, start: u32, budget_bytes: u64) -> Res
         before < budget_bytes.max(1)
     };
     let chunks: Vec<ChunkRef> = table.chunks_from(start).take_while(within_budget).collect();
-    let checked_bytes = chunks.iter().map(|chunk| u64::from(chunk.length())).sum();
+    let checked_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.length())).sum();
     let next_start = match chunks.last() {
         Some(last) => table.chunks_from(last.end).next().map_or(head, |next| next.start),
         None => head,
     };
-    let suspected = chunks.par_iter().map(|chunk| is_damaged(space, segment, chunk)).collect::<Result<Vec<bool>>>()?;
+    let suspect = |chunk: &ChunkRef| is_damaged(space, segment, chunk);
+    // Threads of its own: after a fork nothing is left of rayon's global ones, and who waits for them waits for ever.
+    let threads = match checked_bytes {
+        ..WIDE_BYTES_MIN => None,
+        _ => ThreadPoolBuilder::new().build().ok(),
+    };
+    let suspected: Vec<bool> = match threads {
+        Some(threads) => threads.install(|| chunks.par_iter().map(suspect).collect::<Result<_>>())?,
+        None => chunks.iter().map(suspect).collect::<Result<_>>()?,
+    };
     let mut damaged = Vec::new();
     for (chunk, _) in chunks.iter().zip(suspected).filter(|(_, suspected)| *suspected) {
         // A page that cannot be read makes every check in flight fail, so each suspect is heard alone.

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxFlags, opena
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::ingest::{ProblemKind, Source};
+use crate::ingest::{Clean, ProblemKind, Source};
 use crate::keys::{keyed, tag};
 use crate::stat_cache::{BlockRef, Directory, Row, Stat, StatCache};
 
@@ -289,7 +289,7 @@ struct Item {
 /// A walk over sources.
 pub struct Walk<'a> {
     cache: Option<&'a StatCache>,
-    clean_before_ns: i64,
+    clean: Clean,
     /// Named sources, names ascending.
     sources: Vec<(Vec<u8>, CString)>,
     /// The one source whose contents are the root.
@@ -310,7 +310,7 @@ impl<'a> Walk<'a> {
         sources: &[Source],
         cache: Option<&'a StatCache>,
         link_key: &[u8; 32],
-        clean_before_ns: i64,
+        clean: Clean,
         excluded: &Path,
     ) -> Result<Walk<'a>> {
         let mut named = Vec::new();
@@ -332,7 +332,7 @@ impl<'a> Walk<'a> {
         let excluded = statx(CWD, excluded, AtFlags::empty(), StatxFlags::BASIC_STATS).ok();
         Ok(Walk {
             cache,
-            clean_before_ns,
+            clean,
             sources: named,
             root,
             excluded: excluded.map(|found| stat_of(&found)).map(|stat| (stat.dev, stat.ino)),
@@ -402,7 +402,7 @@ impl<'a> Walk<'a> {
         let trusted = equal && old.as_ref().is_some_and(|old| old.record.trusted);
         let names = if trusted { Names::Cached } else { Names::Listed(Listing::of(fd.as_fd(), &mut self.buffer)?) };
         // A record that could be trusted from now on is worth being written again.
-        let same = trusted || (equal && !stat.is_clean(self.clean_before_ns));
+        let same = trusted || (equal && !self.clean.is_clean(&stat));
         let block = old.as_ref().map(Directory::block);
         batch.events.push(Event::Enter { name, stat, old: block, same });
         if !self.frames.is_empty() {

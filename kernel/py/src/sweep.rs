@@ -147,7 +147,7 @@ impl Ingested {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, dry_run, grant, progress))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -156,6 +156,7 @@ pub fn ingest(
     next: Option<Vec<u8>>,
     previous: Option<(u64, u32, Vec<u8>)>,
     clean_before_ns: i64,
+    clean_device: u64,
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
@@ -166,6 +167,7 @@ pub fn ingest(
         next: next.map(path_of),
         previous: previous.as_ref().map(page_from).transpose()?,
         clean_before_ns,
+        clean_device,
         dry_run,
     };
     let engine = &space.get().engine;

@@ -115,6 +115,7 @@ def push(
             next=next_,
             previous=previous,
             clean_before_ns=clean_before_ns(volume.path, absolute, volume.env),
+            clean_device=_device(os.path.join(volume.path, "cache")),
             dry_run=dry_run,
             grant=grant,
             progress=_watcher(progress),
@@ -334,6 +335,14 @@ def clean_before_ns(directory: str, sources: Sequence[Source], env: Env) -> int:
     except OSError:
         return env.now_ns() - _FOREIGN_CLOCK_NS
     return touched_ns - _TICK_NS
+
+
+def _device(path: str) -> int:
+    """The device that `path` is on; 0, which none has, where that cannot be told."""
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return 0
 
 
 def _check_sources(sources: Sequence[Source], volume: str) -> None:

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 
 use rustix::fs::{self, FlockOperation, Gid, Mode, Uid};
 use rustix::io::Errno;
@@ -16,11 +17,12 @@ use rustix::io::Errno;
 use super::plan::{Attributes, Over};
 use super::work::at;
 use crate::beneath::{Dir, Name, times};
+use crate::page::EntryKind;
 use crate::{Error, Result, fault};
 
 /// How names made by a checkout begin, for the time that they are not what they will be.
 const PREFIX: &str = ".packetfs-";
-/// Replaced files of a group that are synced one by one; more are synced with their whole file system.
+/// Files of a group that are synced one by one; more are synced with their whole file system.
 const SYNCED_SINGLY_MAX: usize = 16;
 
 /// A directory of the target, held open.
@@ -72,8 +74,8 @@ impl Home {
     }
 }
 
-/// An owner that no file has.
-const NOBODY: (u32, u32) = (u32::MAX, u32::MAX);
+/// An owner that no file has: who creates on another mount is not known.
+pub const NOBODY: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// A directory that was closed while the walk is far beneath it.
 pub struct Parked {
@@ -120,6 +122,7 @@ impl Staging {
                 Err(error) => return Err(Error::io("lock", &name, error)),
             }
         };
+        mark(&dir).map_err(|e| Error::io("write to", &name, e))?;
         let (mask, creator) = probe(&dir).map_err(|e| Error::io("write to", &name, e))?;
         let home = Arc::new(Home { dir, mount: root.mount, creator, made_in: 0 });
         Ok(Staging { root: Arc::clone(root), home, name, next: 0, mask })
@@ -146,7 +149,7 @@ impl Staging {
     }
 }
 
-/// Whether a name is one that [`Staging`] gives.
+/// Whether a name is one that [`Staging`] gives. It alone says nothing: a user may have such names too.
 pub fn is_staging_name(name: &[u8]) -> bool {
     name.strip_prefix(PREFIX.as_bytes()).is_some_and(|rest| rest.len() == 8 && rest.iter().all(u8::is_ascii_hexdigit))
 }
@@ -158,30 +161,84 @@ pub fn waiting_name_of(name: &[u8]) -> Option<&[u8]> {
     (is_staging_name(owner) && !number.is_empty() && number.iter().all(u8::is_ascii_digit)).then_some(owner)
 }
 
-/// Removes the staging directories that killed checkouts left beneath the target. Names those of living ones.
-pub fn remove_stale(root: &Dir) -> Result<HashSet<Vec<u8>>> {
-    let mut living = HashSet::new();
-    for listed in root.list().map_err(|e| Error::io("list", "", e))? {
-        if is_staging_name(&listed.name) && listed.directory != Some(false) && !remove_if_stale(root, &listed.name)? {
-            living.insert(listed.name.into_vec());
-        }
-    }
-    Ok(living)
+/// The file in a staging directory that says that it is one.
+const MARKER: &[u8] = b"packetfs-staging";
+
+/// What is in it: the number of the directory, so that a copy of a staging directory is none.
+fn marker_of(dir: &Dir) -> rustix::io::Result<Vec<u8>> {
+    Ok(format!("packetfs staging directory {}\n", dir.stat_self()?.st_ino).into_bytes())
 }
 
-/// Whether it is gone: it is not if a living checkout holds it.
-fn remove_if_stale(root: &Dir, name: &[u8]) -> Result<bool> {
-    let shown = || String::from_utf8_lossy(name).into_owned();
-    let dir = match root.enter(Name::new(name)?) {
-        Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(true),
-        Err(_) => return Ok(false),
+/// Says of a directory that it is a staging directory.
+pub fn mark(dir: &Dir) -> rustix::io::Result<()> {
+    let Ok(name) = Name::new(MARKER) else { return Err(Errno::INVAL) };
+    rustix::io::pwrite(dir.create(name, 0o600)?, &marker_of(dir)?, 0).map(drop)
+}
+
+fn is_marked(dir: &Dir) -> rustix::io::Result<bool> {
+    let Ok(name) = Name::new(MARKER) else { return Err(Errno::INVAL) };
+    let file = match dir.read(name) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(false),
+        Err(error) => return Err(error),
     };
-    if fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(false);
+    let mut bytes = [0; 64];
+    let length = rustix::io::pread(file, &mut bytes, 0)?;
+    Ok(bytes[..length] == marker_of(dir)?)
+}
+
+/// The staging directories beneath a target.
+#[derive(Default)]
+pub struct Others {
+    /// Those of living checkouts.
+    pub living: HashSet<Vec<u8>>,
+    /// Those that killed checkouts left.
+    pub dead: HashSet<Vec<u8>>,
+}
+
+/// Looks for the staging directories of other checkouts: marked ones, whatever else is called like them.
+pub fn others(root: &Dir) -> Result<Others> {
+    let mut others = Others::default();
+    for listed in root.list().map_err(|e| Error::io("list", "", e))? {
+        if !is_staging_name(&listed.name) || listed.directory == Some(false) {
+            continue;
+        }
+        let Ok(dir) = root.enter(Name::new(&listed.name)?) else { continue };
+        if is_locked(&dir) {
+            others.living.insert(listed.name.into_vec());
+        } else if is_marked(&dir).unwrap_or(false) {
+            others.dead.insert(listed.name.into_vec());
+        }
     }
-    root.remove_tree(Name::new(name)?).map_err(|e| Error::io("remove", shown(), e))?;
-    Ok(true)
+    Ok(others)
+}
+
+/// Whether somebody works in a directory.
+fn is_locked(dir: &Dir) -> bool {
+    // The lock goes when the directory is closed.
+    fs::flock(dir, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+}
+
+/// Whether `name` is the staging directory of a checkout that is at work.
+pub fn is_alive(home: &Dir, name: &[u8]) -> Result<bool> {
+    Ok(is_staging_name(name) && home.enter(Name::new(name)?).is_ok_and(|dir| is_locked(&dir)))
+}
+
+/// Removes what killed checkouts left beneath the target.
+pub fn remove_dead(root: &Dir, others: &Others) -> Result<()> {
+    for name in &others.dead {
+        // Locked, so that another checkout that starts now lets it be.
+        let Ok(dir) = root.enter(Name::new(name)?) else { continue };
+        if is_locked(&dir) {
+            continue;
+        }
+        let shown = || String::from_utf8_lossy(name).into_owned();
+        match root.remove_tree(Name::new(name)?) {
+            Err(Errno::NOENT) => {}
+            answer => answer.map_err(|e| Error::io("remove", shown(), e))?,
+        }
+    }
+    Ok(())
 }
 
 /// What the mode and owner of something created in `dir` become.
@@ -202,6 +259,8 @@ pub struct Move {
     pub to: Arc<Home>,
     /// What it is called there.
     pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
     /// What is in the way.
     pub over: Over,
     /// Whether a directory with something in it may be in the way.
@@ -230,6 +289,9 @@ pub struct Group {
     moves: Vec<Move>,
     removals: Vec<(Arc<Home>, Vec<u8>, Vec<u8>)>,
     finishes: Vec<Finish>,
+    /// The directories that it holds open, told apart by where they are in memory.
+    held: HashSet<usize>,
+    path_bytes: usize,
 }
 
 impl Group {
@@ -238,19 +300,34 @@ impl Group {
         Group { number: 1, ..Group::default() }
     }
 
+    /// The group after this one.
+    pub fn next(&self) -> Self {
+        Group { number: self.number + 1, ..Group::default() }
+    }
+
     /// Whether nobody can see yet what is made in `home`.
     pub fn hides(&self, home: &Home) -> bool {
         home.made_in == self.number
     }
 
-    /// How many directories it holds open. Moves and removals hold none besides: what they change is finished too.
+    /// How many directories it holds open.
     pub fn held(&self) -> usize {
-        self.finishes.len()
+        self.held.len()
     }
 
     /// How many names it touches.
     pub fn names(&self) -> usize {
         self.moves.len() + self.removals.len() + self.finishes.len()
+    }
+
+    /// Bytes of the paths that it remembers: in a deep tree they are most of what a group needs.
+    pub fn path_bytes(&self) -> usize {
+        self.path_bytes
+    }
+
+    fn hold(&mut self, home: &Arc<Home>, path: &[u8]) {
+        self.held.insert(Arc::as_ptr(home).addr());
+        self.path_bytes += path.len();
     }
 
     /// A new directory, hidden while this group is.
@@ -264,67 +341,116 @@ impl Group {
 
     /// Has something moved into its place with the group.
     pub fn add_move(&mut self, moved: Move) {
+        self.hold(&moved.to, &moved.path);
         self.moves.push(moved);
     }
 
     /// Has `name` in `home` removed with the group, and all that is beneath it.
     pub fn add_removal(&mut self, home: Arc<Home>, name: Vec<u8>, path: Vec<u8>) {
+        self.hold(&home, &path);
         self.removals.push((home, name, path));
     }
 
     /// Has a directory get its mode, owner and time with the group.
     pub fn add_finish(&mut self, finish: Finish) {
+        self.hold(&finish.home, &finish.path);
         self.finishes.push(finish);
     }
 
-    /// Makes the group visible: what replaces something is on disk first, then everything is moved, in order, then
-    /// what is surplus removed, then directories get their times. All that waits must be complete.
-    pub fn show(&mut self) -> Result<()> {
-        self.sync()?;
-        for moved in self.moves.drain(..) {
+    /// Makes the group visible: everything is moved, in order, then what is surplus removed, then directories get
+    /// their times. All that waits must be complete, and what [`Group::to_sync`] named be on disk.
+    /// `tick` may stop it between two removals.
+    pub fn show(self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        for moved in self.moves {
             fault::point();
             move_into_place(&moved).map_err(|error| at(&moved.path, error))?;
         }
-        for (home, name, path) in self.removals.drain(..) {
+        for (home, name, path) in self.removals {
             fault::point();
             let removed = home.dir.remove_tree(Name::new(&name)?);
             removed.map_err(|error| at(&path, Error::io("remove", "", error)))?;
+            tick()?;
         }
-        for finish in self.finishes.drain(..) {
+        for finish in self.finishes {
             finish_directory(&finish).map_err(|error| at(&finish.path, error))?;
         }
-        self.number += 1;
         Ok(())
     }
 
-    /// Brings to disk what is about to take the place of something. What is new alone is not waited for: a power cut
-    /// can take it back, as it can with every copy, but it takes nothing that was there (docs/adr/0006).
-    fn sync(&self) -> Result<()> {
-        let replacing: Vec<&Move> = self.moves.iter().filter(|moved| moved.over != Over::Nothing).collect();
-        if replacing.is_empty() {
-            return Ok(());
+    /// Removes what waits outside of the staging directory, on other mounts, when the group will not be shown.
+    pub fn forget(self) {
+        for moved in self.moves {
+            // What cannot be removed now is found by its name; the reason to tell is the one that led here.
+            if let (Ok(name), true) = (Name::new(&moved.waiting), waiting_name_of(&moved.waiting).is_some()) {
+                let _ = moved.from.dir.remove_tree(name);
+            }
         }
+    }
+
+    /// What must be on disk before a name shows it, new names included: a file system may journal a size and a time
+    /// half a minute before the bytes, and what has its size and time is never looked at again (docs/adr/0006).
+    /// `files` were written in it; what else there is are names, which file systems journal in order.
+    pub fn to_sync(&self, files: usize) -> Vec<ToSync> {
+        if files == 0 {
+            return Vec::new();
+        }
+        let of = |moved: &Move, kind| ToSync {
+            kind,
+            home: Arc::clone(&moved.from),
+            name: moved.waiting.clone(),
+            path: moved.path.clone(),
+        };
+        // What is in a new directory is not listed here.
+        let listed = self.moves.iter().all(|moved| moved.kind != EntryKind::Directory);
+        let written = self.moves.iter().filter(|moved| moved.kind == EntryKind::File);
+        if listed && written.clone().count() <= SYNCED_SINGLY_MAX {
+            return written.map(|moved| of(moved, SyncKind::File)).collect();
+        }
+        let mut mounts = HashSet::new();
+        let firsts = self.moves.iter().filter(|moved| mounts.insert(moved.from.mount));
+        firsts.map(|moved| of(moved, SyncKind::FileSystem)).collect()
+    }
+}
+
+/// Something that is to be brought to disk.
+pub struct ToSync {
+    kind: SyncKind,
+    home: Arc<Home>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum SyncKind {
+    File,
+    FileSystem,
+}
+
+/// Brings it to disk in a thread of its own, while the caller goes on writing; the receiver hears how it went.
+pub fn sync(all: Vec<ToSync>) -> Receiver<Result<()>> {
+    let (done, synced) = channel();
+    if !all.is_empty() {
         fault::point();
-        if replacing.len() <= SYNCED_SINGLY_MAX && replacing.iter().all(|moved| moved.over == Over::Same) {
-            for moved in replacing {
-                let failed = |error| at(&moved.path, Error::io("sync", "", error));
-                match moved.from.dir.read(Name::new(&moved.waiting)?) {
-                    Ok(file) => fs::fdatasync(file).map_err(failed)?,
-                    Err(Errno::LOOP) => {} // a symbolic link has no data
-                    // Not readable for its owner: with all the rest, then.
-                    Err(Errno::ACCESS) => fs::syncfs(&moved.from.dir).map_err(failed)?,
-                    Err(error) => return Err(failed(error)),
-                }
+    }
+    // A thread that cannot be had is heard as one that went away.
+    let _ = std::thread::Builder::new().name("packetfs-sync".into()).spawn(move || {
+        // Nobody listens any more when the checkout has failed.
+        let _ = done.send(all.iter().try_for_each(ToSync::perform));
+    });
+    synced
+}
+
+impl ToSync {
+    fn perform(&self) -> Result<()> {
+        let failed = |error| at(&self.path, Error::io("sync", "", error));
+        if let SyncKind::File = self.kind {
+            match self.home.dir.read(Name::new(&self.name)?) {
+                Ok(file) => return fs::fdatasync(file).map_err(failed),
+                Err(Errno::ACCESS) => {} // not readable for its owner: with all the rest, then
+                Err(error) => return Err(failed(error)),
             }
-            return Ok(());
         }
-        let mut synced = HashSet::new();
-        for moved in replacing {
-            if synced.insert(moved.from.mount) {
-                fs::syncfs(&moved.from.dir).map_err(|e| at(&moved.path, Error::io("sync", "", e)))?;
-            }
-        }
-        Ok(())
+        fs::syncfs(&self.home.dir).map_err(failed)
     }
 }
 
@@ -401,30 +527,16 @@ pub fn set_time(dir: &Dir, mtime_ns: i64) -> Result<()> {
     fs::futimens(dir, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
 }
 
-/// Gives a file that is there another mode, owner or time. `EACCES` if it cannot be opened for that.
-pub fn touch_file(dir: &Dir, name: Name<'_>, attributes: &Attributes) -> rustix::io::Result<()> {
-    let Attributes { mode, owner, mtime_ns } = *attributes;
+/// Gives a file that is there another mode. `EACCES` if it cannot be opened for that, `ESTALE` if it is not the one of
+/// this device and number any more, or has got another name: the mode would be changed there too.
+pub fn touch_file(dir: &Dir, name: Name<'_>, identity: (u64, u64), mode: u32) -> rustix::io::Result<()> {
     let file = dir.read(name)?;
     let stat = fs::fstat(&file)?;
-    if fs::FileType::from_raw_mode(stat.st_mode) != fs::FileType::RegularFile {
-        return Err(Errno::STALE); // it was one when it was looked at
+    let regular = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
+    if !regular || (stat.st_dev, stat.st_ino) != identity || stat.st_nlink != 1 {
+        return Err(Errno::STALE);
     }
-    let foreign = owner.filter(|owner| *owner != (stat.st_uid, stat.st_gid));
-    if let Some((uid, gid)) = foreign {
-        fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    }
-    if foreign.is_some() || stat.st_mode & 0o7777 != mode {
-        fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-    }
-    fs::futimens(&file, &times(mtime_ns))
-}
-
-/// Gives a symbolic link that is there another owner or time.
-pub fn touch_link(dir: &Dir, name: Name<'_>, attributes: &Attributes) -> rustix::io::Result<()> {
-    if let Some((uid, gid)) = attributes.owner {
-        dir.set_owner(name, uid, gid)?;
-    }
-    dir.set_mtime(name, attributes.mtime_ns)
+    fs::fchmod(&file, Mode::from_raw_mode(mode))
 }
 
 /// The target, made if it is missing.

@@ -11,9 +11,10 @@ pub mod act;
 pub mod plan;
 pub mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FileType, Stat};
@@ -22,16 +23,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::beneath::{Dir, Listed, Name};
 use crate::gather::Source;
+use crate::keys::Digest;
 use crate::page::{Entry, EntryKind, PageRef};
 use crate::space::Space;
 use crate::tree::Entries;
 use crate::{Error, Result};
-use act::{Finish, Group, Home, Move, Parked, Staging};
+use act::{Finish, Group, Home, Move, Others, Parked, Staging};
 use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
 use work::{Feeder, FileJob, Pool, at};
 
 /// Names in a group: with more, a kill would take back more work than a second's.
 const GROUP_NAMES_MAX: usize = 4096;
+/// Bytes of paths in a group, and in the changes not yet reported: a deep tree has more path than name.
+const GROUP_PATH_BYTES_MAX: usize = 8 << 20;
 /// Bytes in a group: what a disk writes in a second or two.
 const GROUP_BYTES_MAX: u64 = 256 << 20;
 /// Threads that write files, the walking one included: beyond it they wait for each other in the kernel.
@@ -161,6 +165,8 @@ pub fn checkout_from<S: Source>(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Report> {
+    // Missing is fine: then nothing beneath the target can be it.
+    let volume = source.directory().and_then(|path| Dir::open(path).and_then(|dir| dir.stat_self()).ok());
     let places = match options.dry_run {
         true => Places::looked_at(target)?,
         false => Places::made(target)?,
@@ -171,7 +177,9 @@ pub fn checkout_from<S: Source>(
         for _ in 1..if options.dry_run { 1 } else { threads } {
             scope.spawn(|| pool.serve());
         }
-        let answer = Checkout::new(source, &pool, places, options, watch).run(root, base);
+        let mut checkout = Checkout::new(source, &pool, places, options, watch);
+        checkout.volume = volume.map(|stat| (stat.st_dev, stat.st_ino));
+        let answer = checkout.run(root, base);
         pool.close();
         answer
     })
@@ -190,8 +198,8 @@ fn beneath(target: &Path, error: Error) -> Error {
 struct Places {
     /// The target; `None` if it does not exist and nothing is to be made.
     root: Option<Arc<Home>>,
-    /// Names of the staging directories of other living checkouts, which are no part of the target.
-    living: HashSet<Vec<u8>>,
+    /// The staging directories of other checkouts, which are no part of the target.
+    others: Others,
 }
 
 impl Places {
@@ -201,14 +209,16 @@ impl Places {
             Err(Errno::NOENT) => None,
             Err(error) => return Err(Error::io("open", target, error)),
         };
-        Ok(Places { root, living: HashSet::new() })
+        let others = root.as_ref().map_or(Ok(Others::default()), |root| act::others(&root.dir));
+        Ok(Places { root, others: others.map_err(|error| beneath(target, error))? })
     }
 
     fn made(target: &Path) -> Result<Places> {
         allow_open_files();
         let root = Arc::new(Home::target(act::open_target(target)?, creator())?);
-        let living = act::remove_stale(&root.dir).map_err(|error| beneath(target, error))?;
-        Ok(Places { root: Some(root), living })
+        let others = act::others(&root.dir).map_err(|error| beneath(target, error))?;
+        act::remove_dead(&root.dir, &others).map_err(|error| beneath(target, error))?;
+        Ok(Places { root: Some(root), others })
     }
 }
 
@@ -226,10 +236,10 @@ fn allow_open_files() {
     }
 }
 
-/// Directories that a group may hold open: a part of what the process may.
+/// Directories that a group may hold open: a part of what the process may, since two groups and the walk do.
 fn held_max() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(4096);
-    usize::try_from(limit / 4).unwrap_or(usize::MAX).clamp(16, 1024)
+    usize::try_from(limit / 6).unwrap_or(usize::MAX).clamp(16, 1024)
 }
 
 /// One directory of the walk.
@@ -329,8 +339,20 @@ enum LinkHome {
     Kept(Vec<u8>, (u64, u64)),
 }
 
+/// What makes names those of one file: the number alone is only what the tree says.
+type LinkGroup = (u64, Digest, u64);
+
+/// A group that is complete, and waits for the disk.
+struct Pending {
+    group: Group,
+    changes: Vec<Change>,
+    synced: Option<Receiver<Result<()>>>,
+}
+
 struct Checkout<'a, 's, S: Source> {
     source: &'s S,
+    /// Device and number of the directory that the volume is in.
+    volume: Option<(u64, u64)>,
     options: &'a Options,
     rules: Rules,
     watch: &'a mut dyn Watch,
@@ -339,8 +361,10 @@ struct Checkout<'a, 's, S: Source> {
     root: Option<Arc<Home>>,
     /// Made when the first thing has to wait in it, so that a checkout that changes nothing touches nothing.
     staging: Option<Staging>,
-    living: HashSet<Vec<u8>>,
+    others: Others,
     group: Group,
+    /// The group before it: it is brought to disk while this one is written.
+    pending: Option<Pending>,
     group_bytes: u64,
     group_files: usize,
     held_max: usize,
@@ -348,9 +372,12 @@ struct Checkout<'a, 's, S: Source> {
     /// The target's own time, to be given back if nothing in the target itself changes.
     root_time: Option<i64>,
     levels: Vec<Level<'s, S>>,
-    links: HashMap<u64, LinkHome>,
+    links: HashMap<LinkGroup, LinkHome>,
+    /// Files in the target that a group of hard links has been found to be.
+    claimed: HashMap<(u64, u64), LinkGroup>,
     path: Vec<u8>,
     changes: Vec<Change>,
+    change_path_bytes: usize,
     report: Report,
     entries: u64,
     told: Instant,
@@ -364,10 +391,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         options: &'a Options,
         watch: &'a mut dyn Watch,
     ) -> Self {
-        let Places { root, living } = places;
+        let Places { root, others } = places;
         let (uid, gid) = creator();
         Checkout {
             source,
+            volume: None,
             options,
             rules: Rules { owner: options.owner && rustix::process::geteuid().is_root(), uid, gid },
             watch,
@@ -375,8 +403,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             feeder: Feeder::new(pool),
             root,
             staging: None,
-            living,
+            others,
             group: Group::first(),
+            pending: None,
             group_bytes: 0,
             group_files: 0,
             held_max: held_max(),
@@ -384,8 +413,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             root_time: None,
             levels: Vec::new(),
             links: HashMap::new(),
+            claimed: HashMap::new(),
             path: Vec::new(),
             changes: Vec::new(),
+            change_path_bytes: 0,
             report: Report::default(),
             entries: 0,
             told: Instant::now(),
@@ -396,9 +427,18 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     fn run(mut self, root: &Root, base: Option<&PageRef>) -> Result<Report> {
         let answer = self.walk(root, base);
         if answer.is_err() {
-            // Threads still at work finish their batch; their files go with the staging directory.
-            let _ = self.feeder.drain(&mut || Ok(()));
+            // Threads still at work finish their batch: nothing is made any more after what they made is removed.
+            self.feeder.abandon();
         }
+        if answer.as_ref().is_err_and(|error| !matches!(error, Error::Host(_))) {
+            // What is complete is shown; if that fails too, the first reason is the one to tell.
+            let _ = self.show_pending();
+        }
+        // Unless it went well, there are still two.
+        if let Some(pending) = self.pending.take() {
+            pending.group.forget();
+        }
+        self.group.forget();
         self.links.clear();
         let removed = self.staging.take().map_or(Ok(()), Staging::remove);
         answer.and(removed)?;
@@ -435,7 +475,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             }
             self.tick()?;
         }
-        self.show()
+        self.show_all()
     }
 
     fn enter_root(&mut self, root: &Root, base: Option<&PageRef>) -> Result<()> {
@@ -452,10 +492,17 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             }
         };
         let home = self.root.clone();
-        let mut differs = Differs::NOTHING;
-        if let (Some(attributes), Some(home)) = (&attributes, &home) {
+        let (mut attributes, mut differs) = (attributes, Differs::NOTHING);
+        if let Some(home) = &home {
             let stat = home.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
-            differs = Differs::of(&found(&stat, Vec::new()), attributes);
+            let found = found(&stat, Vec::new());
+            self.refuse_volume(&found)?;
+            if self.belongs_to_others(&found) && attributes.take().is_some() {
+                self.report.owner_not_set += 1;
+            }
+            if let Some(attributes) = &attributes {
+                differs = Differs::of(&found, attributes);
+            }
         }
         let listed = list(home.as_deref())?;
         let base = base.map(|page| self.base(page));
@@ -498,7 +545,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             }
             level.last.clone_from(&entry.name);
         }
-        if self.levels.len() == 1 && self.living.contains(name.bytes()) {
+        if self.levels.len() == 1 && self.others.living.contains(name.bytes()) {
             return Err(at(&self.path, Error::Refused("the name is in use by a running checkout".into())));
         }
         let home = self.levels.last().and_then(|level| level.home.clone());
@@ -513,7 +560,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if !entry.xattrs.is_empty() {
             self.report.unsupported += 1;
         }
-        self.count_owner(&entry);
+        if self.owner_is_missed(&entry) {
+            self.report.owner_not_set += 1;
+        }
+        if let Some(found) = &found {
+            self.refuse_volume(found)?;
+        }
         match plan::decide(&entry, found.as_ref(), was.as_ref(), &self.rules) {
             Step::Unsupported => {
                 self.report.unsupported += 1;
@@ -526,7 +578,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Step::Touch | Step::Keep if self.is_other_link(&entry, found.as_ref(), home.as_ref()) => {
                 self.make_file(home, entry, Over::Same)
             }
-            Step::Touch => self.touch(home, entry),
+            Step::Touch => self.touch(home, entry, found),
             Step::Keep => {
                 self.report.unchanged += 1;
                 Ok(())
@@ -543,10 +595,22 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         Ok(Some(found(&stat, target)))
     }
 
-    fn count_owner(&mut self, entry: &Entry) {
+    /// Whether an entry should belong to somebody else, and will not.
+    fn owner_is_missed(&self, entry: &Entry) -> bool {
         let asked = self.options.owner && !self.rules.owner;
-        if asked && (entry.uid, entry.gid) != (self.rules.uid, self.rules.gid) {
-            self.report.owner_not_set += 1;
+        asked && (entry.uid, entry.gid) != (self.rules.uid, self.rules.gid)
+    }
+
+    /// Whether a directory is somebody else's, so that it can be filled perhaps, but not changed.
+    fn belongs_to_others(&self, found: &Found) -> bool {
+        found.uid != self.rules.uid && !rustix::process::geteuid().is_root()
+    }
+
+    /// Nothing is written, and nothing removed, in the directory of the volume that is read.
+    fn refuse_volume(&self, found: &Found) -> Result<()> {
+        match found.kind == FoundKind::Directory && self.volume == Some(found.identity) {
+            true => Err(at(&self.path, Error::Refused("it is the directory of the volume itself".into()))),
+            false => Ok(()),
         }
     }
 
@@ -564,8 +628,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let failed = |e| at(&self.path, Error::io("open", "", e));
         let dir = home.dir.enter(Name::new(&entry.name)?).map_err(failed)?;
         let inner = Arc::new(Home::beneath(dir, &home).map_err(|error| at(&self.path, error))?);
-        let attributes = self.rules.attributes(entry);
-        let mut differs = Differs::of(&found, &attributes);
+        let attributes = Some(self.rules.attributes(entry)).filter(|_| !self.belongs_to_others(&found));
+        let mut differs = attributes.as_ref().map_or(Differs::NOTHING, |wanted| Differs::of(&found, wanted));
+        if attributes.is_none() && !self.owner_is_missed(entry) {
+            self.report.owner_not_set += 1;
+        }
         if differs.any() {
             self.change(Action::Metadata, entry);
         } else {
@@ -593,13 +660,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let attributes = self.rules.attributes(entry);
         let inner = match home.filter(|_| !self.options.dry_run) {
             Some(home) => {
-                let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+                let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::Directory, over)?;
                 Some(Arc::new(self.group.make_directory(&from, &waiting).map_err(|error| at(&self.path, error))?))
             }
             None => None,
         };
         self.change(if over == Over::Nothing { Action::Created } else { Action::Replaced }, entry);
-        self.descend(inner, &page, Vec::new().into_iter().peekable(), attributes, Differs::ALL);
+        self.descend(inner, &page, Vec::new().into_iter().peekable(), Some(attributes), Differs::ALL);
         Ok(())
     }
 
@@ -608,7 +675,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         home: Option<Arc<Home>>,
         page: &PageRef,
         listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
-        attributes: Attributes,
+        attributes: Option<Attributes>,
         differs: Differs,
     ) {
         let entries = self.stored(page);
@@ -621,7 +688,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             listed,
             last: Vec::new(),
             path_length: self.path.len(),
-            attributes: Some(attributes),
+            attributes,
             differs,
             changed: false,
         });
@@ -645,7 +712,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if let Some(home) = home {
             self.refuse_if_not_empty(&home, &entry.name, over)?;
             if !self.options.dry_run {
-                let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+                let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::Symlink, over)?;
                 let failed = |e| at(&self.path, Error::io("make the symbolic link", "", e));
                 let name = Name::new(&waiting)?;
                 let attributes = self.rules.attributes(entry);
@@ -670,7 +737,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if self.linkable(&entry, &home) {
             return self.make_hard_link(&home, entry, over);
         }
-        let (from, waiting) = self.place_for(&home, &entry.name, over)?;
+        let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::File, over)?;
         self.write_file(from, waiting, None, entry)
     }
 
@@ -684,17 +751,19 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.group_files += 1;
         self.group_bytes += entry.size;
         let attributes = self.rules.attributes(&entry);
-        self.feeder.add(FileJob { home, name, file, entry, attributes, path: self.path.clone() })
+        let job = FileJob { home, name, file, entry, attributes, path: self.path.clone() };
+        let Checkout { feeder, pool, watch, told, entries, .. } = self;
+        feeder.add(job, &mut || tick(told, *watch, *entries, pool.bytes()))
     }
 
     /// One of several names of a file: the first is written, out of sight, and all are links to it.
     fn make_hard_link(&mut self, home: &Arc<Home>, entry: Entry, over: Over) -> Result<()> {
         let name = entry.name.clone();
-        let (staged, waiting) = match self.staged_link(entry.link_id)? {
+        let (staged, waiting) = match self.staged_link(&link_group(&entry))? {
             Some(staged) => staged,
             None => self.write_linked(home, entry.clone())?,
         };
-        let (from, other) = self.place_for(home, &name, over)?;
+        let (from, other) = self.place_for(home, &name, EntryKind::File, over)?;
         match staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?) {
             // The file has as many names as it can have: a second file takes the rest.
             Err(Errno::MLINK) => {
@@ -713,14 +782,14 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let file = work::create(&from, &waiting, mode).map_err(|error| at(&self.path, error))?;
         let stat = rustix::fs::fstat(&file).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
         let link = LinkHome::Staged(Arc::clone(&from), waiting.clone(), (stat.st_dev, stat.st_ino));
-        self.links.insert(entry.link_id, link);
+        self.links.insert(link_group(&entry), link);
         self.write_file(Arc::clone(&from), waiting.clone(), Some(file), entry)?;
         Ok((from, waiting))
     }
 
     /// Where the file of a group of hard links can be linked from, if it is there at all.
-    fn staged_link(&mut self, link_id: u64) -> Result<Option<(Arc<Home>, Vec<u8>)>> {
-        let (path, identity) = match self.links.get(&link_id) {
+    fn staged_link(&mut self, group: &LinkGroup) -> Result<Option<(Arc<Home>, Vec<u8>)>> {
+        let (path, identity) = match self.links.get(group) {
             None => return Ok(None),
             Some(LinkHome::Staged(home, waiting, _)) => return Ok(Some((Arc::clone(home), waiting.clone()))),
             Some(LinkHome::Kept(path, identity)) => (path.clone(), *identity),
@@ -734,7 +803,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             (true, Some(stat)) if (stat.st_dev, stat.st_ino) == identity => {}
             _ => return Ok(None),
         }
-        self.links.insert(link_id, LinkHome::Staged(Arc::clone(&from), waiting.clone(), identity));
+        self.links.insert(*group, LinkHome::Staged(Arc::clone(&from), waiting.clone(), identity));
         Ok(Some((from, waiting)))
     }
 
@@ -744,10 +813,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if !self.linkable(entry, home) {
             return false;
         }
-        match self.links.get(&entry.link_id) {
+        let group = link_group(entry);
+        match self.links.get(&group) {
             Some(LinkHome::Kept(_, identity) | LinkHome::Staged(_, _, identity)) => *identity != found.identity,
+            // Two groups in the tree, one file here.
+            None if *self.claimed.entry(found.identity).or_insert(group) != group => true,
             None => {
-                self.links.insert(entry.link_id, LinkHome::Kept(self.path.clone(), found.identity));
+                self.links.insert(group, LinkHome::Kept(self.path.clone(), found.identity));
                 false
             }
         }
@@ -764,10 +836,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if self.staging.is_none() {
             let Some(root) = &self.root else { return Err(Error::Invalid("nothing is made in a dry run".into())) };
             let stat = root.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
-            self.root_time = Some(found(&stat, Vec::new()).mtime_ns);
+            let found = found(&stat, Vec::new());
+            self.root_time = (!self.belongs_to_others(&found)).then_some(found.mtime_ns);
             let staging = Staging::new(root)?;
             self.pool.set_mask(staging.mask);
-            self.living.insert(staging.name().to_vec());
+            self.others.living.insert(staging.name().to_vec());
             self.staging = Some(staging);
         }
         self.staging.as_mut().ok_or_else(|| Error::Invalid("there is no staging directory".into()))
@@ -775,7 +848,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
 
     /// Where something for `name` in `home` is made: in its place if nobody can see that, else where it waits for its
     /// move. Not for dry runs.
-    fn place_for(&mut self, home: &Arc<Home>, name: &[u8], over: Over) -> Result<(Arc<Home>, Vec<u8>)> {
+    fn place_for(
+        &mut self,
+        home: &Arc<Home>,
+        name: &[u8],
+        kind: EntryKind,
+        over: Over,
+    ) -> Result<(Arc<Home>, Vec<u8>)> {
         if self.group.hides(home) {
             return Ok((Arc::clone(home), name.to_vec()));
         }
@@ -785,6 +864,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             waiting: waiting.clone(),
             to: Arc::clone(home),
             name: name.to_vec(),
+            kind,
             over,
             delete: self.options.delete,
             path: self.path.clone(),
@@ -794,7 +874,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
 
     /// A directory with something in it gives way to a file only if that was asked for.
     fn refuse_if_not_empty(&self, home: &Home, name: &[u8], over: Over) -> Result<()> {
-        if over != Over::Unlike || self.options.delete {
+        if over != Over::Unlike {
+            return Ok(());
+        }
+        self.refuse_mount(home, name)?;
+        if self.options.delete {
             return Ok(());
         }
         let inner = home.dir.enter(Name::new(name)?).and_then(|dir| dir.list());
@@ -804,24 +888,28 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
     }
 
-    /// Mode, owner and time of something whose content is right.
-    fn touch(&mut self, home: Option<Arc<Home>>, entry: Entry) -> Result<()> {
-        let Some(home) = home.filter(|_| !self.options.dry_run) else {
+    /// Nothing is removed that another file system is mounted in: it would be found in the middle.
+    fn refuse_mount(&self, home: &Home, name: &[u8]) -> Result<()> {
+        let Some(point) = home.dir.mount_beneath(Name::new(name)?) else { return Ok(()) };
+        let what = format!("a file system is mounted at {}: it is not removed", String::from_utf8_lossy(&point));
+        Err(at(&self.path, Error::Refused(what)))
+    }
+
+    /// The mode of a file whose content is right.
+    fn touch(&mut self, home: Option<Arc<Home>>, entry: Entry, found: Option<Found>) -> Result<()> {
+        let (Some(home), Some(found), false) = (home, found, self.options.dry_run) else {
             self.change(Action::Metadata, &entry);
             return Ok(());
         };
-        let attributes = self.rules.attributes(&entry);
-        let name = Name::new(&entry.name)?;
-        let done = match entry.kind {
-            EntryKind::Symlink => act::touch_link(&home.dir, name, &attributes),
-            _ => act::touch_file(&home.dir, name, &attributes),
-        };
-        match done {
-            // Its owner may not read it, and so not open it: it is written anew.
-            Err(Errno::ACCESS) if entry.kind == EntryKind::File => {
+        let mode = self.rules.attributes(&entry).mode;
+        match act::touch_file(&home.dir, Name::new(&entry.name)?, found.identity, mode) {
+            // It is somebody else's, or its owner may not read it and so not open it, or it is not the file that was
+            // looked at: it is written anew, and other names of its group are not linked to it.
+            Err(Errno::ACCESS | Errno::PERM | Errno::STALE | Errno::LOOP | Errno::NOENT) => {
+                self.links.remove(&link_group(&entry));
                 return self.make_file(Some(home), entry, Over::Same);
             }
-            answer => answer.map_err(|e| at(&self.path, Error::io("set the mode or time of", "", e)))?,
+            answer => answer.map_err(|e| at(&self.path, Error::io("set the mode of", "", e)))?,
         }
         self.change(Action::Metadata, &entry);
         Ok(())
@@ -833,18 +921,25 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         let (Some(listed), Some(home)) = (level.listed.next(), level.home.clone()) else { return Ok(()) };
         self.set_path(&listed.name);
-        if depth == 1 && act::is_staging_name(&listed.name) && listed.directory != Some(false) {
-            return Ok(()); // of another checkout, alive
+        let Others { living, dead } = &self.others;
+        if depth == 1 && (living.contains(&*listed.name) || dead.contains(&*listed.name)) {
+            return Ok(());
         }
         let left_behind = match act::waiting_name_of(&listed.name) {
-            Some(owner) if self.living.contains(owner) => return Ok(()),
-            waiting => waiting.is_some(),
+            Some(owner) if living.contains(owner) => return Ok(()),
+            Some(owner) => dead.contains(owner),
+            None => false,
         };
-        if !self.options.delete && !left_behind {
+        if !self.options.delete && !left_behind || act::is_alive(&home.dir, &listed.name)? {
             return Ok(());
         }
         let stat = home.dir.stat(Name::new(&listed.name)?).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
         let Some(stat) = stat else { return Ok(()) };
+        let found = found(&stat, Vec::new());
+        self.refuse_volume(&found)?;
+        if found.kind == FoundKind::Directory {
+            self.refuse_mount(&home, &listed.name)?;
+        }
         if !self.options.dry_run {
             self.group.add_removal(home, listed.name.into_vec(), self.path.clone());
         }
@@ -883,7 +978,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Ok(above) => above,
             // It may still wait for its move, and what is above it is the staging directory.
             Err(_) => {
-                self.show()?;
+                self.show_all()?;
                 home.unpark(&parked).map_err(|error| at(&self.path, error))?
             }
         };
@@ -913,6 +1008,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if let (Some(level), true) = (self.levels.last_mut(), action != Action::Metadata) {
             level.changed = true;
         }
+        self.change_path_bytes += self.path.len();
         self.changes.push(Change { path: self.path.clone(), action, kind: entry.kind, size: entry.size });
     }
 
@@ -921,9 +1017,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let full = self.group_files + self.group.names() >= GROUP_NAMES_MAX
             || self.group_bytes >= GROUP_BYTES_MAX
             || self.group.held() >= self.held_max
+            || self.group.path_bytes() + self.change_path_bytes >= GROUP_PATH_BYTES_MAX
             || self.changes.len() >= REPORT_MAX;
         if full {
-            return self.show();
+            return self.close();
         }
         if self.told.elapsed() >= WATCH_EVERY {
             self.tell_progress()?;
@@ -931,30 +1028,68 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         Ok(())
     }
 
-    /// Finishes the group: waits for its files, makes it visible, and reports it.
-    fn show(&mut self) -> Result<()> {
+    /// Completes the group: waits for its files, shows the group before it, and has this one brought to disk while the
+    /// next is written.
+    fn close(&mut self) -> Result<()> {
         let Checkout { feeder, pool, watch, told, entries, .. } = self;
-        feeder.drain(&mut || {
-            if told.elapsed() < WATCH_EVERY {
-                return Ok(());
+        feeder.drain(&mut || tick(told, *watch, *entries, pool.bytes()))?;
+        self.show_pending()?;
+        let next = self.group.next();
+        let group = std::mem::replace(&mut self.group, next);
+        let to_sync = group.to_sync(self.group_files);
+        let synced = (!to_sync.is_empty()).then(|| act::sync(to_sync));
+        self.pending = Some(Pending { group, changes: std::mem::take(&mut self.changes), synced });
+        (self.group_files, self.group_bytes, self.change_path_bytes) = (0, 0, 0);
+        Ok(())
+    }
+
+    /// Makes the group that waits for the disk visible, once it is there, and reports it.
+    fn show_pending(&mut self) -> Result<()> {
+        let Some(Pending { group, changes, synced }) = self.pending.take() else { return Ok(()) };
+        while let Some(synced) = &synced {
+            match synced.recv_timeout(WATCH_EVERY) {
+                Ok(answer) => {
+                    answer?;
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => self.tell_progress()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::io("sync", "", std::io::Error::other("its thread could not run")));
+                }
             }
-            *told = Instant::now();
-            watch.progress(&Progress { entries: *entries, written_bytes: pool.bytes() })
-        })?;
-        self.group.show()?;
-        (self.group_files, self.group_bytes) = (0, 0);
+        }
+        let Checkout { pool, watch, told, entries, .. } = self;
+        group.show(&mut || tick(told, *watch, *entries, pool.bytes()))?;
         self.report.written_bytes = self.pool.bytes();
-        if !self.changes.is_empty() {
-            self.watch.report(&self.changes)?;
-            self.changes.clear();
+        if !changes.is_empty() {
+            self.watch.report(&changes)?;
         }
         self.tell_progress()
+    }
+
+    /// Makes everything so far visible.
+    fn show_all(&mut self) -> Result<()> {
+        self.close()?;
+        self.show_pending()
     }
 
     fn tell_progress(&mut self) -> Result<()> {
         self.told = Instant::now();
         self.watch.progress(&Progress { entries: self.entries, written_bytes: self.pool.bytes() })
     }
+}
+
+/// Tells the watcher how far it is, if it has not heard for a while.
+fn tick(told: &mut Instant, watch: &mut dyn Watch, entries: u64, written_bytes: u64) -> Result<()> {
+    if told.elapsed() < WATCH_EVERY {
+        return Ok(());
+    }
+    *told = Instant::now();
+    watch.progress(&Progress { entries, written_bytes })
+}
+
+fn link_group(entry: &Entry) -> LinkGroup {
+    (entry.link_id, entry.digest, entry.size)
 }
 
 fn made(over: Over) -> Action {
@@ -1000,6 +1135,7 @@ fn found(stat: &Stat, target: Vec<u8>) -> Found {
         uid: stat.st_uid,
         gid: stat.st_gid,
         identity: (stat.st_dev, stat.st_ino),
+        shared: stat.st_nlink > 1,
         target,
     }
 }

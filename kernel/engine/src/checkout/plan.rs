@@ -22,6 +22,8 @@ pub struct Found {
     pub gid: u32,
     /// Device and number, the same for all names of one file.
     pub identity: (u64, u64),
+    /// Whether the file has other names, here or elsewhere.
+    pub shared: bool,
     /// Where a symbolic link leads.
     pub target: Vec<u8>,
 }
@@ -77,7 +79,7 @@ pub enum Over {
 pub enum Step {
     /// It is as it should be.
     Keep,
-    /// Only mode, owner or time differ.
+    /// Only the mode of a file differs.
     Touch,
     /// Make it anew, over what is there.
     Make(Over),
@@ -117,17 +119,31 @@ pub fn decide(entry: &Entry, found: Option<&Found>, was: Option<&Entry>, rules: 
     let touch = foreign || found.mode != attributes.mode || found.mtime_ns != attributes.mtime_ns;
     match wanted {
         FoundKind::Directory => Step::Enter,
-        FoundKind::Symlink if found.target != entry.target => Step::Make(Over::Same),
-        // A link has no mode of its own.
-        FoundKind::Symlink if foreign || found.mtime_ns != attributes.mtime_ns => Step::Touch,
+        // A link has no mode of its own, and is made anew as cheaply as it is changed.
+        FoundKind::Symlink if found.target != entry.target || foreign || found.mtime_ns != attributes.mtime_ns => {
+            Step::Make(Over::Same)
+        }
         FoundKind::Symlink => Step::Keep,
         // Written from other content, which may have had the same size and time.
         _ if was.is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest) => Step::Make(Over::Same),
         // As make does: what has the same size and time has the same content.
         _ if found.size != entry.size || found.mtime_ns != entry.mtime_ns => Step::Make(Over::Same),
+        // But nobody has verified it: it is not given to somebody else, nor somebody's rights to it.
+        _ if foreign || gains_rights(&attributes, found, rules) => Step::Make(Over::Same),
+        // The other names of a file may be outside the target, or other files in the tree: what is done to one is done
+        // to all.
+        _ if found.shared && (touch || entry.link_id == 0) => Step::Make(Over::Same),
         _ if touch => Step::Touch,
         _ => Step::Keep,
     }
+}
+
+/// Whether a file would run with the rights of its owner or group, and does not do so yet.
+fn gains_rights(attributes: &Attributes, found: &Found, rules: &Rules) -> bool {
+    let (uid, gid) = attributes.owner.unwrap_or((rules.uid, rules.gid));
+    let wanted = attributes.mode & SET_ID_BITS;
+    let stranger = wanted & 0o4000 != 0 && uid != found.uid || wanted & 0o2000 != 0 && gid != found.gid;
+    stranger || wanted & !found.mode != 0
 }
 
 #[cfg(test)]
@@ -142,7 +158,7 @@ mod tests {
 
     fn found(kind: FoundKind) -> Found {
         let target = b"t".to_vec();
-        Found { kind, size: 3, mtime_ns: 5, mode: 0o644, uid: 7, gid: 8, identity: (1, 2), target }
+        Found { kind, size: 3, mtime_ns: 5, mode: 0o644, uid: 7, gid: 8, identity: (1, 2), shared: false, target }
     }
 
     #[test]
@@ -155,7 +171,36 @@ mod tests {
         assert_eq!(is(Found { size: 4, ..found(FoundKind::File) }), Step::Make(Over::Same));
         assert_eq!(is(Found { mtime_ns: 6, ..found(FoundKind::File) }), Step::Make(Over::Same));
         let owner = Rules { owner: true, ..RULES };
-        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), None, &owner), Step::Touch);
+        assert_eq!(decide(&file, Some(&Found { mode: 0o600, ..found(FoundKind::File) }), None, &owner), Step::Touch);
+    }
+
+    #[test]
+    fn bytes_that_nobody_verified_get_neither_another_owner_nor_the_rights_of_one() {
+        let owner = Rules { owner: true, ..RULES };
+        let made = Step::Make(Over::Same);
+        let file = entry(EntryKind::File);
+        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), None, &owner), made);
+        assert_eq!(decide(&file, Some(&Found { gid: 9, ..found(FoundKind::File) }), None, &owner), made);
+        for (mode, bit) in [(0o4755, 0o4000), (0o2755, 0o2000), (0o6755, 0o6000)] {
+            let program = Entry { mode, ..entry(EntryKind::File) };
+            for rules in [RULES, owner] {
+                let is = |found: Found| decide(&program, Some(&found), None, &rules);
+                assert_eq!(is(Found { mode: 0o755, ..found(FoundKind::File) }), made);
+                assert_eq!(is(Found { mode: 0o711 | bit, ..found(FoundKind::File) }), Step::Touch);
+                assert_eq!(is(Found { mode: 0o711 | bit, uid: 9, gid: 9, ..found(FoundKind::File) }), made);
+                assert_eq!(is(Found { mode, ..found(FoundKind::File) }), Step::Keep);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_with_names_that_are_not_known_is_not_changed() {
+        let (single, linked) = (entry(EntryKind::File), Entry { link_id: 1, ..entry(EntryKind::File) });
+        let two_names = Found { shared: true, ..found(FoundKind::File) };
+        let other_mode = Found { mode: 0o600, ..two_names.clone() };
+        assert_eq!(decide(&single, Some(&two_names), None, &RULES), Step::Make(Over::Same));
+        assert_eq!(decide(&linked, Some(&two_names), None, &RULES), Step::Keep);
+        assert_eq!(decide(&linked, Some(&other_mode), None, &RULES), Step::Make(Over::Same));
     }
 
     #[test]
@@ -163,7 +208,7 @@ mod tests {
         let link = entry(EntryKind::Symlink);
         let is = |found: Found| decide(&link, Some(&found), None, &RULES);
         assert_eq!(is(Found { mode: 0o777, size: 1, ..found(FoundKind::Symlink) }), Step::Keep);
-        assert_eq!(is(Found { mtime_ns: 1, ..found(FoundKind::Symlink) }), Step::Touch);
+        assert_eq!(is(Found { mtime_ns: 1, ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
         assert_eq!(is(Found { target: b"u".to_vec(), ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
     }
 

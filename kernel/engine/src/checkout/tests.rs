@@ -596,22 +596,127 @@ fn what_a_killed_checkout_left_is_removed_and_what_a_living_one_holds_is_not() {
     let mut volume = Volume::new();
     let root = volume.root(&dir([(b"f", text("f"))]));
     let target = tempfile::tempdir().unwrap();
-    for name in [".packetfs-00000001", ".packetfs-0000000a", ".packetfs-mine"] {
-        fs::create_dir_all(target.path().join(name).join("7/deep")).unwrap();
+    let path = |name: &str| target.path().join(name);
+    for name in [".packetfs-00000001", ".packetfs-0000000a", ".packetfs-0000000b"] {
+        fs::create_dir_all(path(name).join("7/deep")).unwrap();
     }
-    let living = fs::File::open(target.path().join(".packetfs-0000000a")).unwrap();
+    for name in [".packetfs-00000001", ".packetfs-0000000a"] {
+        act::mark(&Dir::open(&path(name)).unwrap()).unwrap();
+    }
+    // A copy of a staging directory: its marker names another.
+    fs::copy(path(".packetfs-00000001/packetfs-staging"), path(".packetfs-0000000b/packetfs-staging")).unwrap();
+    for name in [".packetfs-00000001-1", ".packetfs-0000000a-1", ".packetfs-0000000c-1"] {
+        fs::write(path(name), "waiting").unwrap();
+    }
+    let living = fs::File::open(path(".packetfs-0000000a")).unwrap();
     rustix::fs::flock(&living, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
 
+    let (dry, _) = volume.checkout(&root, target.path(), &Options { dry_run: true, ..PLAIN }).unwrap();
     volume.checkout(&root, target.path(), &PLAIN).unwrap();
-    assert!(!target.path().join(".packetfs-00000001").exists());
-    assert!(target.path().join(".packetfs-mine/7/deep").exists());
+    assert_eq!(dry.deleted, 1); // what waited on another mount
+    assert!(!path(".packetfs-00000001").exists() && !path(".packetfs-00000001-1").exists());
+    assert!(path(".packetfs-0000000b/7/deep").exists() && path(".packetfs-0000000c-1").exists());
 
     volume.checkout(&root, target.path(), &DELETE).unwrap();
-    assert!(target.path().join(".packetfs-0000000a/7/deep").exists());
-    assert!(!target.path().join(".packetfs-mine").exists());
+    assert!(path(".packetfs-0000000a/7/deep").exists() && path(".packetfs-0000000a-1").exists());
+    assert!(!path(".packetfs-0000000b").exists() && !path(".packetfs-0000000c-1").exists());
     drop(living);
     volume.checkout(&root, target.path(), &PLAIN).unwrap();
     assert_eq!(fs::read_dir(target.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_checkout_at_work_deeper_in_the_target_keeps_its_staging_directory() {
+    let mut volume = Volume::new();
+    let root = volume.root(&dir([(b"d", dir([(b"f", text("f"))]))]));
+    let target = tempfile::tempdir().unwrap();
+    let inner = target.path().join("d/.packetfs-0000000a");
+    fs::create_dir_all(&inner).unwrap();
+    let living = fs::File::open(&inner).unwrap();
+    rustix::fs::flock(&living, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    volume.checkout(&root, target.path(), &DELETE).unwrap();
+    assert!(inner.exists());
+    drop(living);
+    volume.checkout(&root, target.path(), &DELETE).unwrap();
+    assert!(!inner.exists());
+}
+
+#[test]
+fn entries_that_are_called_like_a_staging_directory_come_out_right() {
+    let mut volume = Volume::new();
+    let node = dir([
+        (
+            b".packetfs-00000001",
+            dir([(b"packetfs-staging", text("packetfs staging directory 1\n")), (b"f", text("f"))]),
+        ),
+        (b".packetfs-00000002", text("a file")),
+        (b".packetfs-00000002-7", text("another")),
+        (b"d", dir([(b".packetfs-00000003", dir([]))])),
+    ]);
+    let root = volume.root(&node);
+    let target = tempfile::tempdir().unwrap();
+
+    volume.checkout(&root, target.path(), &DELETE).unwrap();
+    let (again, _) = volume.checkout(&root, target.path(), &DELETE).unwrap();
+
+    assert_eq!(scan(target.path()), expected(&node));
+    assert_eq!((again.created, again.replaced, again.deleted), (0, 0, 0));
+}
+
+#[test]
+fn nothing_is_removed_that_a_file_system_is_mounted_in() {
+    let mut volume = Volume::new();
+    let nothing = volume.root(&dir([]));
+    let over = volume.root(&dir([(b"d", text("file"))]));
+    let target = tempfile::tempdir().unwrap();
+    let point = target.path().join("d/m p");
+    fs::create_dir_all(&point).unwrap();
+    fs::write(target.path().join("d/a"), "precious").unwrap();
+    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&point).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        return; // not allowed here
+    }
+
+    let answers = [&nothing, &over].map(|root| volume.checkout(root, target.path(), &DELETE));
+    assert!(std::process::Command::new("umount").arg(&point).status().unwrap().success());
+
+    for answer in answers {
+        assert!(matches!(&answer, Err(Error::Refused(what)) if what.contains("d/m p")), "{answer:?}");
+    }
+    assert_eq!(fs::read(target.path().join("d/a")).unwrap(), b"precious");
+}
+
+#[test]
+fn one_large_file_can_be_stopped_between_two_pieces() {
+    let mut volume = Volume::new();
+    let part = noise(1 << 20, 9);
+    let file = volume.file(b"f", &part);
+    let Content::Extents(extents) = &file.content else { unreachable!() };
+    let mut content = ContentDigest::new(&volume.space.keys().content);
+    let chunks: Vec<Digest> = part.chunks(CHUNK).map(|chunk| digest(&volume.space.keys().digest, chunk)).collect();
+    let repeats = 64usize;
+    (0..repeats).for_each(|_| chunks.iter().for_each(|chunk| content.chunk(chunk)));
+    let extents = extents.repeat(repeats);
+    let size = (repeats << 20) as u64;
+    let large = Entry { size, digest: content.finish(), content: Content::Extents(extents), ..file };
+    volume.commit();
+    let target = tempfile::tempdir().unwrap();
+    let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
+    let pool = Pool::new(&*volume.space);
+    let mut feeder = Feeder::new(&pool);
+    let attributes = Rules { owner: false, uid: 0, gid: 0 }.attributes(&large);
+    let job = FileJob { home, name: b"f".to_vec(), file: None, entry: large, attributes, path: b"f".to_vec() };
+    let mut calls = 0;
+
+    let answer = feeder.add(job, &mut || {
+        calls += 1;
+        if calls == 3 { Err(Error::Host(Box::new("stop"))) } else { Ok(()) }
+    });
+    feeder.abandon();
+
+    assert!(matches!(answer, Err(Error::Host(_))), "{answer:?}");
+    assert!(pool.bytes() < size / 2, "{} bytes", pool.bytes());
 }
 
 #[test]
@@ -718,6 +823,212 @@ fn a_directory_of_many_pages_is_written_in_several_groups() {
     assert_eq!((report.created, changes.len()), (20_001, 20_001));
     assert_eq!(fs::read_dir(target.path().join("many")).unwrap().count(), 20_000);
     assert_eq!(fs::metadata(target.path().join("many")).unwrap().mtime(), 1_600_000_000);
+}
+
+#[test]
+fn bytes_are_on_disk_before_any_name_shows_them_new_names_included() {
+    let target = tempfile::tempdir().unwrap();
+    let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
+    let group = |kinds: &[EntryKind]| {
+        let mut group = Group::first();
+        for (index, kind) in kinds.iter().enumerate() {
+            let name = index.to_string().into_bytes();
+            let (from, to) = (Arc::clone(&home), Arc::clone(&home));
+            let (over, delete, path) = (Over::Nothing, false, name.clone());
+            group.add_move(Move { from, waiting: name.clone(), to, name, kind: *kind, over, delete, path });
+        }
+        group
+    };
+    let (file, directory, symlink) = (EntryKind::File, EntryKind::Directory, EntryKind::Symlink);
+
+    assert_eq!(group(&[file, symlink, file]).to_sync(2).len(), 2);
+    assert_eq!(group(&[file; 17]).to_sync(17).len(), 1); // the file system
+    assert_eq!(group(&[symlink, directory]).to_sync(1).len(), 1); // a file is in the directory
+    assert!(group(&[symlink, directory]).to_sync(0).is_empty());
+}
+
+#[test]
+fn what_cannot_be_brought_to_disk_is_not_shown() {
+    let target = tempfile::tempdir().unwrap();
+    let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
+    let mut group = Group::first();
+    group.add_move(Move {
+        from: Arc::clone(&home),
+        waiting: b"missing".to_vec(),
+        to: home,
+        name: b"name".to_vec(),
+        kind: EntryKind::File,
+        over: Over::Nothing,
+        delete: false,
+        path: b"dir/name".to_vec(),
+    });
+
+    let answer = act::sync(group.to_sync(1)).recv().unwrap();
+
+    assert!(matches!(&answer, Err(Error::Io { path, .. }) if path == Path::new("dir/name")), "{answer:?}");
+}
+
+#[test]
+fn no_mode_is_changed_through_a_name_outside_the_target() {
+    let mut volume = Volume::new();
+    let root = volume.root(&dir([(b"f", Node::Mode(b"same".to_vec(), 0o666))]));
+    let linked = dir([(b"f", Node::Linked(b"same".to_vec(), 4)), (b"g", Node::Linked(b"same".to_vec(), 4))]);
+    let second = volume.root(&linked);
+    for (root, after) in [(&root, dir([(b"f", Node::Mode(b"same".to_vec(), 0o666))])), (&second, linked)] {
+        let world = tempfile::tempdir().unwrap();
+        let (outside, target) = (world.path().join("outside"), world.path().join("target"));
+        fs::create_dir(&target).unwrap();
+        fs::write(&outside, "same").unwrap();
+        rustix::fs::chmod(&outside, rustix::fs::Mode::RUSR).unwrap();
+        let time = crate::beneath::times(file_time(b"same"));
+        rustix::fs::futimens(fs::File::open(&outside).unwrap(), &time).unwrap();
+        fs::hard_link(&outside, target.join("f")).unwrap();
+        let before = fs::metadata(&outside).unwrap();
+
+        volume.checkout(root, &target, &PLAIN).unwrap();
+
+        let now = fs::metadata(&outside).unwrap();
+        assert_eq!((now.mode(), now.uid(), now.nlink()), (before.mode(), before.uid(), 1));
+        assert_eq!(scan(&target), expected(&after));
+        let (again, _) = volume.checkout(root, &target, &PLAIN).unwrap();
+        assert_eq!((again.created, again.replaced, again.metadata), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_file_that_is_not_the_one_that_was_looked_at_is_not_touched() {
+    let target = tempfile::tempdir().unwrap();
+    fs::write(target.path().join("f"), "x").unwrap();
+    let dir = Dir::open(target.path()).unwrap();
+    let stat = fs::metadata(target.path().join("f")).unwrap();
+    let name = Name::new(b"f").unwrap();
+    let identity = (stat.dev(), stat.ino());
+
+    assert_eq!(act::touch_file(&dir, name, (stat.dev(), stat.ino() + 1), 0o600), Err(Errno::STALE));
+    fs::hard_link(target.path().join("f"), target.path().join("g")).unwrap();
+    assert_eq!(act::touch_file(&dir, name, identity, 0o600), Err(Errno::STALE));
+    fs::remove_file(target.path().join("g")).unwrap();
+    assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode(), stat.mode());
+    act::touch_file(&dir, name, identity, 0o600).unwrap();
+    assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn names_that_are_one_file_in_the_target_and_several_in_the_tree_become_several() {
+    let mut volume = Volume::new();
+    let bytes = b"same".to_vec();
+    let linked = ["a", "b", "c", "d"].map(|name| (name.as_bytes().to_vec(), Node::Linked(bytes.clone(), 3)));
+    let first = volume.root(&Node::Dir(linked.into_iter().collect()));
+    let after = dir([
+        (b"a", Node::File(bytes.clone())),
+        (b"b", Node::Mode(bytes.clone(), 0o600)),
+        (b"c", Node::Linked(bytes.clone(), 5)),
+        (b"d", Node::Linked(bytes.clone(), 6)),
+    ]);
+    let second = volume.root(&after);
+    let target = tempfile::tempdir().unwrap();
+    volume.checkout(&first, target.path(), &PLAIN).unwrap();
+
+    volume.checkout(&second, target.path(), &PLAIN).unwrap();
+
+    assert_eq!(scan(target.path()), expected(&after));
+    let mut numbers = ["a", "b", "c", "d"].map(|name| fs::metadata(target.path().join(name)).unwrap().ino());
+    numbers.sort_unstable();
+    assert!(numbers.windows(2).all(|pair| pair[0] != pair[1]));
+}
+
+#[test]
+fn a_link_number_that_stands_for_two_contents_is_two_files() {
+    let mut volume = Volume::new();
+    let node = dir([(b"a", Node::Linked(b"one".to_vec(), 3)), (b"b", Node::Linked(b"another".to_vec(), 3))]);
+    let root = volume.root(&node);
+    let target = tempfile::tempdir().unwrap();
+
+    volume.checkout(&root, target.path(), &PLAIN).unwrap();
+
+    assert_eq!(scan(target.path()), expected(&node));
+}
+
+#[test]
+fn bytes_that_were_not_verified_are_not_made_a_program_of_roots() {
+    let mut volume = Volume::new();
+    let program = Entry { mode: 0o4755, ..volume.file(b"f", b"ours") };
+    volume.commit();
+    let target = tempfile::tempdir().unwrap();
+    fs::write(target.path().join("f"), "evil").unwrap();
+    let file = fs::File::open(target.path().join("f")).unwrap();
+    rustix::fs::futimens(&file, &crate::beneath::times(program.mtime_ns)).unwrap();
+
+    volume.checkout(&Root::Entries(vec![program]), target.path(), &Options { owner: true, ..PLAIN }).unwrap();
+
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(fs::read(target.path().join("f")).unwrap(), b"ours");
+        assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode() & 0o7777, 0o4755);
+    }
+}
+
+#[test]
+fn the_volume_that_is_read_is_never_written_to() {
+    let mut volume = Volume::new();
+    let home = volume.space.directory().to_path_buf();
+    let name = home.file_name().unwrap().as_bytes().to_vec();
+    let through = volume.root(&Node::Dir([(name.clone(), dir([(b"segments", text("mine"))]))].into()));
+    let over = volume.root(&Node::Dir([(name, text("mine"))].into()));
+    let inside = volume.root(&dir([(b"segments", dir([]))]));
+    let nothing = volume.root(&dir([]));
+    let world = tempfile::tempdir().unwrap();
+    let target = world.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let moved = target.join(home.file_name().unwrap());
+    fs::rename(&home, &moved).unwrap();
+    symlink(&moved, &home).unwrap();
+    let before = scan(&moved);
+
+    for (root, target) in [(&through, &target), (&over, &target), (&inside, &moved), (&nothing, &target)] {
+        let answer = volume.checkout(root, target, &DELETE);
+        assert!(matches!(answer, Err(Error::Refused(_))), "{answer:?}");
+    }
+
+    assert_eq!(scan(&moved), before);
+    fs::remove_file(&home).unwrap();
+    fs::rename(&moved, &home).unwrap();
+}
+
+#[test]
+#[ignore = "lowers the limits of its process; run by the test below"]
+fn with_few_open_files() {
+    let Ok(target) = std::env::var("CHECKOUT_FEW_FILES") else { return };
+    setrlimit(Resource::Nofile, Rlimit { current: Some(400), maximum: Some(400) }).unwrap();
+    let mut volume = Volume::new();
+    let mut entry = volume.file(b"bottom", b"reached");
+    for _ in 0..1000 {
+        let before = volume.file(b"a", b"before");
+        entry = volume.directory(b"d", vec![before, entry]);
+    }
+    volume.commit();
+    let (report, _) = volume.checkout(&Root::Entries(vec![entry]), Path::new(&target), &PLAIN).unwrap();
+    assert_eq!(report.created, 1001);
+}
+
+#[test]
+fn new_files_in_a_deep_tree_that_is_there_need_few_open_files() {
+    let target = tempfile::tempdir().unwrap();
+    let mut inner = Dir::open(target.path()).unwrap();
+    let name = Name::new(b"d").unwrap();
+    for _ in 0..1000 {
+        inner.make(name, 0o755).unwrap();
+        inner = inner.enter(name).unwrap();
+    }
+    drop(inner);
+
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "checkout::tests::with_few_open_files"])
+        .env("CHECKOUT_FEW_FILES", target.path())
+        .output()
+        .unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    Dir::open(target.path()).unwrap().clear().unwrap();
 }
 
 /// The crash test's two states, and the volume that holds both, built alike in parent and child.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::fs::{self, Gid, Mode, Uid};
 
-use super::act::Home;
+use super::act::{Home, NOBODY};
 use super::plan::Attributes;
 use crate::beneath::{Name, times};
 use crate::gather::{self, PIECE_BYTES, Piece, Pieces, Source};
@@ -48,6 +48,8 @@ pub struct Large {
     file: OwnedFd,
     /// Pieces not yet written, and one for the planner while it makes more.
     left: AtomicUsize,
+    /// Where the last piece so far ends; what the entry has beyond it is a hole.
+    end: AtomicU64,
 }
 
 enum Job {
@@ -78,6 +80,26 @@ pub struct Feeder<'p, 's, S> {
     pool: &'p Pool<'s, S>,
     batch: Vec<Job>,
     batch_bytes: u64,
+}
+
+/// A batch being done. When it is dropped, the pool knows how it went.
+struct Running<'p, 's, S> {
+    pool: &'p Pool<'s, S>,
+    answer: Result<()>,
+}
+
+impl<S> Drop for Running<'_, '_, S> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.running -= 1;
+        if let Err(error) = std::mem::replace(&mut self.answer, Ok(())) {
+            state.failure.get_or_insert(error);
+            state.waiting.clear();
+        }
+        if state.running == 0 || state.failure.is_some() {
+            self.pool.changed.notify_all();
+        }
+    }
 }
 
 impl<'s, S: Source> Pool<'s, S> {
@@ -127,17 +149,11 @@ impl<'s, S: Source> Pool<'s, S> {
         state.running += 1;
         let failed = state.failure.is_some();
         drop(state);
-        let answer = if failed { Ok(()) } else { self.perform_all(batch) };
-        let mut state = self.lock();
-        state.running -= 1;
-        if let Err(error) = answer {
-            state.failure.get_or_insert(error);
-            state.waiting.clear();
-        }
-        if state.running == 0 || state.failure.is_some() {
-            self.changed.notify_all();
-        }
-        state
+        // Whatever happens in there, nobody waits for it in vain.
+        let mut running = Running { pool: self, answer: Err(Error::Invalid("a thread that writes panicked".into())) };
+        running.answer = if failed { Ok(()) } else { self.perform_all(batch) };
+        drop(running);
+        self.lock()
     }
 
     fn perform_all(&self, batch: Vec<Job>) -> Result<()> {
@@ -180,7 +196,8 @@ impl<'s, S: Source> Pool<'s, S> {
         if large.left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return Ok(());
         }
-        self.finish(&large.file, &large.job, 0).map_err(|error| at(&large.job.path, error))
+        let end = large.end.load(Ordering::Acquire);
+        self.finish(&large.file, &large.job, end).map_err(|error| at(&large.job.path, error))
     }
 
     fn finish(&self, file: &OwnedFd, job: &FileJob, end: u64) -> Result<()> {
@@ -197,8 +214,9 @@ impl<'s, S: Source> Pool<'s, S> {
             }
             None => false,
         };
-        // After the owner, because a change of owner takes set-id bits away. Not needed where creation set it all.
-        if chowned || mode & (self.mask.load(Ordering::Acquire) | 0o7000) != 0 {
+        // After the owner, because a change of owner takes set-id bits away. Not needed where creation set it all, and
+        // on other mounts nobody knows what it took.
+        if chowned || job.home.creator == NOBODY || mode & (self.mask.load(Ordering::Acquire) | 0o7000) != 0 {
             fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| Error::io("set the mode of", "", e))?;
         }
         fs::futimens(file, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
@@ -211,8 +229,8 @@ impl<'p, 's, S: Source> Feeder<'p, 's, S> {
         Feeder { pool, batch: Vec::new(), batch_bytes: 0 }
     }
 
-    /// Has a file written. `Err` is the first failure of any job so far.
-    pub fn add(&mut self, mut job: FileJob) -> Result<()> {
+    /// Has a file written; `tick` is called for each piece of a large one. `Err` is the first failure of any job so far.
+    pub fn add(&mut self, mut job: FileJob, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         if job.entry.size <= PIECE_BYTES {
             self.batch_bytes += job.entry.size;
             self.batch.push(Job::Whole(Box::new(job)));
@@ -225,12 +243,14 @@ impl<'p, 's, S: Source> Feeder<'p, 's, S> {
             Some(file) => file,
             None => create(&job.home, &job.name, job.attributes.mode).map_err(|e| named(&job.path, e))?,
         };
-        let large = Arc::new(Large { job, file, left: AtomicUsize::new(1) });
+        let large = Arc::new(Large { job, file, left: AtomicUsize::new(1), end: AtomicU64::new(0) });
         for piece in Pieces::of(self.pool.source, &large.job.entry) {
             let piece = piece.map_err(|error| named(&large.job.path, error))?;
             large.left.fetch_add(1, Ordering::AcqRel);
+            large.end.store(piece.offset + piece.bytes, Ordering::Release);
             self.batch.push(Job::Piece(Arc::clone(&large), piece));
             self.send()?;
+            tick()?;
         }
         self.pool.piece_done(&large)
     }
@@ -253,6 +273,16 @@ impl<'p, 's, S: Source> Feeder<'p, 's, S> {
         match state.failure.take() {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+
+    /// Forgets all jobs that nobody has begun, and waits for the others: then nothing is made any more.
+    pub fn abandon(&mut self) {
+        self.batch.clear();
+        let mut state = self.pool.lock();
+        state.waiting.clear();
+        while state.running > 0 {
+            state = self.pool.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

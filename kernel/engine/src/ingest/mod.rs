@@ -4,6 +4,7 @@
 //! cache, reads and scans; the calling thread *settles* (settle.rs, store.rs) what it sends, in the order of the
 //! walk. A channel of one message between them bounds the memory, whatever the tree's size.
 
+mod clean;
 mod owners;
 mod read;
 mod report;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+pub(crate) use clean::Clean;
 pub use report::{Host, Ingested, LeaseHandle, Options, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
 
 use rustix::process::{getegid, geteuid};
@@ -158,11 +160,12 @@ fn attempt(
 ) -> Result<Ingested> {
     let volume = space.data_path(1);
     let volume = volume.parent().and_then(std::path::Path::parent).unwrap_or(&volume);
-    let mut walk = Walk::new(sources, before.cache, &space.keys().link, options.clean_before_ns, volume)?;
+    let clean = Clean::new(options.clean_before_ns, options.clean_device);
+    let mut walk = Walk::new(sources, before.cache, &space.keys().link, clean, volume)?;
     let reader = reader(space);
     let next = options.next.as_deref().filter(|_| !options.dry_run);
     let mut problems = Vec::new();
-    let mut settle = Settle::new(space, store, &reader, before, next, options.clean_before_ns, &mut problems);
+    let mut settle = Settle::new(space, store, &reader, before, next, clean, &mut problems);
     let (sender, receiver) = sync_channel(1);
     std::thread::scope(|scope| {
         let scout = scope.spawn(|| scout(&mut walk, &reader, sender));

@@ -32,6 +32,9 @@ pub struct Options {
     /// Files and directories whose mtime or ctime is not older than this may change again without showing it: they are
     /// read again next time. The source file system's own clock, taken before this call, less a granule.
     pub clean_before_ns: i64,
+    /// The device of the file system that this clock is of; 0 for none. What lies on another one has to be 2 s older
+    /// than our own time as well.
+    pub clean_device: u64,
     /// Count only: nothing is written, `root` holds addresses that mean nothing, `root_digest` is right.
     pub dry_run: bool,
 }

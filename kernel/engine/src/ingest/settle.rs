@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ingest::owners::Owners;
 use crate::ingest::read::{End, Group, Outcome, Reader, Window, attempts};
 use crate::ingest::store::{FileContent, Store};
-use crate::ingest::{PROBLEMS_MAX, Problem, ProblemKind, Progress};
+use crate::ingest::{Clean, PROBLEMS_MAX, Problem, ProblemKind, Progress};
 use crate::keys::Digest;
 use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::space::Space;
@@ -45,7 +45,7 @@ pub struct Settle<'a, 's, 'h> {
     reader: &'a Reader,
     before: Before<'a>,
     next: Option<&'a Path>,
-    clean_before_ns: i64,
+    clean: Clean,
     writer: Option<Writer>,
     frames: Vec<Frame<'a>>,
     /// Path of the current directory, a slash after every name.
@@ -126,7 +126,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         reader: &'a Reader,
         before: Before<'a>,
         next: Option<&'a Path>,
-        clean_before_ns: i64,
+        clean: Clean,
         problems: &'s mut Vec<Problem>,
     ) -> Self {
         Settle {
@@ -135,7 +135,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             reader,
             before,
             next,
-            clean_before_ns,
+            clean,
             writer: None,
             frames: Vec::new(),
             path: Vec::new(),
@@ -329,7 +329,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
 
     fn push_file(&mut self, name: &[u8], found: Found) -> Result<()> {
         self.counts.files += 1;
-        let trusted = found.consistent && found.stat.is_clean(self.clean_before_ns);
+        let trusted = found.consistent && self.clean.is_clean(&found.stat);
         let row = Row { child: None, stat: found.stat, link_id: found.link_id, trusted };
         let mut stat = found.stat;
         if !found.consistent {
@@ -358,7 +358,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         self.counts.symlinks += 1;
         let (name, target) = (batch.bytes(name), batch.bytes(target).to_vec());
         let entry = Entry { target, link_id, ..self.entry(name, EntryKind::Symlink, &stat) };
-        let row = Row { child: None, stat, link_id, trusted: stat.is_clean(self.clean_before_ns) };
+        let row = Row { child: None, stat, link_id, trusted: self.clean.is_clean(&stat) };
         self.arrive(name)?;
         self.push(entry, &stat, Some(row))
     }
@@ -420,7 +420,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                 let Soiled { builder, rows, newest, .. } = *soiled;
                 let page = builder.finish(self.store)?;
                 let mut stat = frame.stat;
-                let trusted = !frame.has_problem && stat.is_clean(self.clean_before_ns);
+                let trusted = !frame.has_problem && self.clean.is_clean(&stat);
                 let mut block = None;
                 if let (Some(writer), Some(rows)) = (&mut self.writer, rows) {
                     block = Some(writer.end(rows, &Record { stat, page, trusted })?);

@@ -19,8 +19,11 @@ use crate::space::Space;
 use crate::table::Kind;
 use crate::tree::PageSink;
 
-/// A list of extents is stored in pieces of this size.
+/// A list of extents is stored in pieces of this size at first.
 const LIST_PIECE_BYTES: usize = 1 << 20;
+/// After so many parts pieces are twice as long, three times in all: an entry has room for 256 parts, which then hold
+/// the list of any file that is shorter than some hundred TB.
+const LIST_PARTS: usize = 64;
 /// Digests that a dry run remembers to count a repeated chunk once (16 MiB); beyond, repeats count as new.
 const DRY_DIGESTS_MAX: usize = 1 << 20;
 /// Where a dry run pretends to write: the last segments there can be.
@@ -232,6 +235,11 @@ impl<'h> Store<'h> {
                 self.pieces.push(((chunk.end as usize - start) as u32, Kind::Data, chunk.digest));
                 start = chunk.end as usize;
             }
+            if fits == 0 {
+                // Closing a batch for the alignment filled the chunk table.
+                drop(lease);
+                continue;
+            }
             let (now, later) = bytes.split_at(start - from);
             let address = lease.append(now, &self.pieces)?;
             drop(lease);
@@ -273,7 +281,7 @@ impl<'h> Store<'h> {
                 list.encoder.push(extent, &mut list.bytes)?;
             }
             list.count += INLINE_EXTENTS_MAX as u64;
-            if list.bytes.len() >= LIST_PIECE_BYTES {
+            if list.bytes.len() >= piece_bytes(list.stored.len()) {
                 self.store_list(&mut list)?;
             }
             file.list = Some(list);
@@ -356,6 +364,11 @@ impl FileContent {
     }
 }
 
+/// How long the next piece of a list is that has so many parts.
+fn piece_bytes(parts: usize) -> usize {
+    LIST_PIECE_BYTES << (parts / LIST_PARTS).min(3)
+}
+
 impl List {
     fn new() -> List {
         List { encoder: ListEncoder::new(), bytes: Vec::new(), stored: Vec::new(), count: 0 }
@@ -365,4 +378,69 @@ impl List {
 /// A panic of another holder leaves a lease that either works or refuses; it says so itself.
 fn lock(handle: &LeaseHandle) -> MutexGuard<'_, Lease> {
     handle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::tests::empty_space;
+    use crate::lease::TABLE_BYTES_MAX;
+    use crate::table::{BATCH_OVERHEAD_BYTES, RECORD_BYTES};
+    use std::sync::Mutex;
+
+    struct Granter {
+        space: Arc<Space>,
+        segment: u64,
+    }
+
+    impl Host for Granter {
+        fn grant(&mut self, _full: Option<LeaseHandle>) -> Result<LeaseHandle> {
+            self.segment += 1;
+            let lease = Lease::open(&self.space, self.segment, 0, 0, true)?.expect("nobody else has it");
+            Ok(Arc::new(Mutex::new(lease)))
+        }
+
+        fn progress(&mut self, _progress: &Progress) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_chunk_table_that_alignment_fills_leaves_no_extent_without_bytes() {
+        let (_directory, space) = empty_space();
+        let mut host = Granter { space: Arc::clone(&space), segment: 0 };
+        let mut store = Store::new(&space, &mut host, false);
+        let handle = store.lease_for(1).unwrap();
+        // Until closing the batch that is being filled takes the table over its limit.
+        let mut lease = lock(&handle);
+        let mut waiting = 64;
+        for number in 0u64.. {
+            if waiting + (RECORD_BYTES + BATCH_OVERHEAD_BYTES) as u64 >= TABLE_BYTES_MAX {
+                break;
+            }
+            lease.append(b"x", &[(1, Kind::Data, digest(&[1; 32], &number.to_le_bytes()))]).unwrap();
+            waiting += RECORD_BYTES as u64 + if (number + 1) % 8192 == 0 { BATCH_OVERHEAD_BYTES as u64 } else { 0 };
+        }
+        while lease.room() > 0 && waiting + (BATCH_OVERHEAD_BYTES as u64) < TABLE_BYTES_MAX {
+            lease.append(b"x", &[(1, Kind::Data, digest(&[1; 32], &waiting.to_le_bytes()))]).unwrap();
+            waiting += RECORD_BYTES as u64;
+        }
+        assert!(lease.room() > 0 && !lease.next_address().is_multiple_of(ALIGNMENT));
+        drop(lease);
+        let bytes = vec![7; ALIGNED_RUN_BYTES];
+        let chunks = [Chunk { end: bytes.len() as u32, digest: digest(&space.keys().digest, &bytes) }];
+
+        let mut file = store.begin_file();
+        store.place(&mut file, &bytes, &chunks).unwrap();
+
+        assert_eq!(file.extents, [Extent { address: segment_start(2), length: bytes.len() as u64 }]);
+    }
+
+    #[test]
+    fn the_parts_of_a_list_hold_that_of_any_file() {
+        let bytes: usize = (0..256).map(piece_bytes).sum();
+
+        assert!(bytes >= 900 << 20);
+        assert!((0..1000).map(piece_bytes).all(|bytes| bytes <= 8 << 20), "a piece is in memory");
+    }
 }

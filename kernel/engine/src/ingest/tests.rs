@@ -112,6 +112,7 @@ impl World {
             next: Some(self.sources.path().join("cache.next")),
             previous: self.previous,
             clean_before_ns: self.clean_before_ns,
+            clean_device: fs::metadata(self.sources.path()).unwrap().dev(),
             dry_run,
         }
     }
@@ -361,7 +362,8 @@ fn ingest_with(world: &mut World, between: impl FnOnce(&World)) -> Ingested {
 fn ingest_spoilt(world: &mut World, between: impl FnOnce(&World), spoil: impl FnOnce(&mut [Group])) -> Ingested {
     let space = Arc::clone(&world.space);
     let sources = [Source { path: world.path(""), name: None }];
-    let mut walk = Walk::new(&sources, None, &space.keys().link, i64::MAX, world._volume.path()).unwrap();
+    let mut walk =
+        Walk::new(&sources, None, &space.keys().link, Clean::new(i64::MAX, 0), world._volume.path()).unwrap();
     let mut batch = Batch::default();
     assert!(!walk.next(&mut batch).unwrap());
     between(world);
@@ -371,7 +373,7 @@ fn ingest_spoilt(world: &mut World, between: impl FnOnce(&World), spoil: impl Fn
     let mut problems = Vec::new();
     let mut store = Store::new(&space, &mut world.host, false);
     let before = Before { cache: None, page: None };
-    let mut settle = Settle::new(&space, &mut store, &reader, before, None, i64::MAX, &mut problems);
+    let mut settle = Settle::new(&space, &mut store, &reader, before, None, Clean::new(i64::MAX, 0), &mut problems);
     settle.batch(&batch, &groups).unwrap();
     let stats = settle.progress();
     let Settled { root, .. } = settle.finish().unwrap();
@@ -907,7 +909,7 @@ fn a_volume_inside_its_own_source_is_left_out() {
     world.write("file", b"1");
     world.write("volume/segments/x.data", b"2");
     let sources = [Source { path: world.path(""), name: None }];
-    let mut walk = Walk::new(&sources, None, &[0; 32], 0, &world.path("volume")).unwrap();
+    let mut walk = Walk::new(&sources, None, &[0; 32], Clean::new(0, 0), &world.path("volume")).unwrap();
     let mut batch = Batch::default();
 
     assert!(!walk.next(&mut batch).unwrap());
