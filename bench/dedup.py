@@ -10,8 +10,9 @@ than the minimum count towards an average: shorter ones are one chunk whoever cu
 FastCDC has no key, and where a release changes little, its literals are luck: on one TypeScript patch release its
 published table sends 3.0 %, fifteen others 3.3 to 6.8 %, 5.0 in the mean. So it too is measured five times: with its
 published table (a column of its own) and with four others, which is what cutting a byte-wise permutation of the data
-amounts to. The verdict is over pairs of at least 100 literal chunks; smaller ones are printed, and prove little. (The permuted tables and the limit of 100 chunks came after a first run in
-which single draws of both had decided; against the published table alone the same bounds are missed, and that is printed.)
+amounts to. The verdict is over pairs of at least 100 literal chunks; smaller ones are printed, and prove little. (The
+permuted tables and the limit of 100 chunks came after a first run in which single draws of both had decided; against
+the published table alone the same bounds are missed, and that is printed.)
 
 Exits 1 unless over those pairs casc64 sends at most 2 % more than FastCDC in the mean and at most 5 % more on each.
 """

@@ -68,8 +68,7 @@ def main() -> None:
         large, small = place / "large", place / "small"
         large.mkdir()
         with open(large / "file", "wb") as file:
-            for _ in range(LARGE_BYTES >> 20):
-                file.write(os.urandom(1 << 20))
+            file.writelines(os.urandom(1 << 20) for _ in range(LARGE_BYTES >> 20))
         for number in range(SMALL_FILES):
             folder = small / f"{number // 200:04}"
             folder.mkdir(parents=True, exist_ok=True)

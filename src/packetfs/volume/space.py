@@ -215,8 +215,9 @@ class Filling:
             return
         for segment, table_bytes in pool.items():
             self._check_not_stale(db, segment, table_bytes)
-        if counter < COUNTER_MAX:
-            self._check_not_stale(db, segment_number(epoch, counter + 1), None)
+        # Not the next segment alone: a push that was granted it may have kept it as a spare and filled the one after.
+        for granted_later in range(counter + 1, min(counter + _TRIES_MAX, COUNTER_MAX) + 1):
+            self._check_not_stale(db, segment_number(epoch, granted_later), None)
         self._looked = True
 
     def _grant_new(self, db: apsw.Connection, epoch: int, counter: int) -> kernel.Lease:
