@@ -213,6 +213,19 @@ def test_an_old_copy_is_noticed_although_the_segment_that_it_would_fill_shows_no
     put_back_and_check_that_it_is_stale(path, backup)
 
 
+def test_an_old_copy_is_noticed_behind_a_segment_that_was_granted_and_left_empty(tmp_path: Path) -> None:
+    """A push may keep the next segment as a spare and fill the one after."""
+    path = tmp_path / "volume"
+    with Volume.create(path) as volume:
+        keep(volume)
+    backup = (path / "journal.db").read_bytes()
+    with Volume.open(path) as volume, volume.filling() as filling:
+        held = [filling.grant(None) for _ in range(3)]
+        held[-1].append_journal(b"more" * 1000)
+        filling.keep(held[-1])
+    put_back_and_check_that_it_is_stale(path, backup)
+
+
 def test_an_old_copy_is_noticed_in_any_open_segment(tmp_path: Path) -> None:
     """Not only in the fullest, which is leased first."""
     path, source = tmp_path / "volume", tmp_path / "source"
