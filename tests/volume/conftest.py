@@ -16,6 +16,7 @@ Tree: TypeAlias = dict[str, bytes | None]
 """Path -> content of a file, or None for a directory."""
 
 LARGE = random.Random(1).randbytes(512_000)  # no two chunks of it are alike
+TICK_NS = 20_000_000  # what a push takes the file system's clock to be off by at most
 START_NS = 1_795_349_107_000_000_000
 
 
@@ -67,6 +68,20 @@ def grown(directory: Path, tree: Tree) -> Path:
         else:
             path.write_bytes(content)
     return directory
+
+
+def rested(directory: Path) -> Path:
+    """`directory`, once its files are older than a stat cache has to doubt: what was just made, it rightly reads again.
+
+    The file system's own clock is asked; a fast machine makes, pushes and verifies a tree within one of its ticks.
+    """
+    newest_ns = max(os.lstat(path).st_ctime_ns for path in (directory, *directory.rglob("*")))
+    probe = directory.with_name(f"{directory.name}.clock")
+    while True:
+        probe.write_bytes(b"")
+        if probe.stat().st_mtime_ns > newest_ns + 2 * TICK_NS:
+            probe.unlink()
+            return directory
 
 
 def on_disk(directory: Path) -> Tree:

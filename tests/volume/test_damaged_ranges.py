@@ -12,7 +12,7 @@ from packetfs.errors import PacketFSError
 from packetfs.format.address import SEGMENT_BYTES, Extent, segment_of
 from packetfs.sync import scrub
 from packetfs.volume import Volume, damage, sources_of
-from tests.volume.conftest import LARGE, grown, on_disk, stored
+from tests.volume.conftest import LARGE, grown, on_disk, rested, stored
 
 GOLDEN = Path(__file__).parents[1] / "golden/damaged-v1.txt"
 EXTENTS: tuple[Extent, ...] = (
@@ -85,6 +85,7 @@ def test_the_same_tree_pushed_again_is_whole_again(volume: Volume, source: Path)
     first = volume.push(sources_of([source]), "main").snapshot
     flip(volume, place(volume, b"large") + 70_000)
     assert [path.path for path in scrub.verify(volume).paths] == [b"large"]
+    rested(source)
 
     report = volume.push(sources_of([source]), "main")
     again = volume.push(sources_of([source]), "main")
