@@ -21,7 +21,7 @@ test: ## what CI runs: every gate and every test, short counts, the wheel in a c
 
 soak: build ## the long counts: kills, simulated damage, properties (hours)
 	cargo test --package packetfs-engine --lib --tests --release
-	$(RUN)/pytest --soak -n 2
+	$(RUN)/pytest --soak -n 2 --timeout 14400 -o faulthandler_timeout=0
 
 bench: build ## side by side with cp, tar, restic, borg and find: a table, and JSON in bench/results
 	$(RUN)/python -m bench.compare
