@@ -26,17 +26,19 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Final, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 from msgspec import Meta
-from typing_extensions import Buffer
 
 from packetfs import errors
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UsageError
 from packetfs.format.address import SEGMENT_BYTES
 from packetfs.format.location import check_ref
 from packetfs.wire.frames import Buffers, Frame, FrameType, encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "ASK_TAGS_MAX",
@@ -309,13 +311,13 @@ class Done(_Message, frozen=True, array_like=True):
 class Literals(NamedTuple):
     """A body of literals (docs/formats/literals.md), as it is."""
 
-    body: Buffer
+    body: "Buffer"
 
 
 class Tree(NamedTuple):
     """A part of a tree script (docs/formats/tree-script.md), as it is."""
 
-    body: Buffer
+    body: "Buffer"
 
 
 class Ack(_Message, frozen=True, array_like=True):
@@ -748,11 +750,11 @@ class Client(_Side):
         """Ask for a segment to fill."""
         return self._say(Lease())
 
-    def literals(self, body: Buffer) -> Buffers:
+    def literals(self, body: "Buffer") -> Buffers:
         """Send bytes that belong to the lease."""
         return self._say(Literals(body))
 
-    def tree(self, body: Buffer) -> Buffers:
+    def tree(self, body: "Buffer") -> Buffers:
         """Send a part of the tree script."""
         return self._say(Tree(body))
 
@@ -897,11 +899,11 @@ class Origin(_Side):
         """Begin to answer WANT."""
         return self._say(message)
 
-    def literals(self, body: Buffer) -> Buffers:
+    def literals(self, body: "Buffer") -> Buffers:
         """Go on answering WANT or FETCH."""
         return self._say(Literals(body))
 
-    def tree(self, body: Buffer) -> Buffers:
+    def tree(self, body: "Buffer") -> Buffers:
         """Go on answering WANT."""
         return self._say(Tree(body))
 
