@@ -10,6 +10,7 @@ It delays and damages, but never reorders and never invents bytes: that is what 
 import argparse
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from packetfs.wire.transports import Transport, peer_gone
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["CLEAR", "Damage", "Faults", "Faulty", "Line", "main", "pump"]
+__all__ = ["CLEAR", "Damage", "Faults", "Faulty", "Line", "Link", "main", "pump"]
 
 _PIECE_BYTES: Final = 64 << 10  # read at a time by a pump: small against a rate, so that it is kept to the millisecond
 _ON_WAY_PIECES: Final = 1024  # read and not yet delivered: 64 MiB, 1 s at 500 Mbit/s
@@ -144,7 +145,7 @@ class Faulty:
         return self._transport.ended()
 
 
-class _Link:
+class Link:
     """Both directions of one connection, for pumps."""
 
     def __init__(self, faults: Faults, env: Env) -> None:
@@ -155,11 +156,12 @@ class _Link:
 
     @property
     def is_half_open(self) -> bool:
+        """Whether nothing arrives any more either way."""
         return self.faults.half_open is not None and self.up.offset >= self.faults.half_open
 
 
 def pump(
-    link: _Link,
+    link: Link,
     line: Line,
     *,
     read: Callable[[int], bytes],
@@ -280,7 +282,7 @@ def _before_tcp(faults: Faults, listen: tuple[str, int], to: tuple[str, int], en
 
 
 def _join(faults: Faults, near: socket.socket, far: socket.socket, env: Env) -> None:
-    link = _Link(faults, env)
+    link = Link(faults, env)
     for end in (near, far):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -315,7 +317,7 @@ def _before_command(faults: Faults, command: Sequence[str], env: Env) -> int:
     assert process.stdin is not None
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
-    link = _Link(faults, env)
+    link = Link(faults, env)
     pump(
         link,
         link.up,
@@ -335,6 +337,10 @@ def _before_command(faults: Faults, command: Sequence[str], env: Env) -> int:
     deliver.join()
     if link.is_half_open or link.up.is_stalled or link.down.is_stalled:
         threading.Event().wait()  # a machine that is not there does not end either
+    if link.up.is_cut or link.down.is_cut:
+        process.kill()
+        process.wait()
+        return 128 + signal.SIGKILL  # whether or not it had got as far as to end by itself
     code = process.wait()
     return 128 - code if code < 0 else code
 

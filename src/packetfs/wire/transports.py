@@ -228,12 +228,14 @@ class Command(_Descriptors):
         return self._process.poll() if self._closed.is_set() else self._waited()
 
     def _end(self) -> None:
-        # The end of its input asks the command to leave. Nobody reads any more, so it may have to be made to.
-        if self._sending.acquire(timeout=_END_S):
-            nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(nothing, self._writing, inheritable=False)
-            os.close(nothing)
-            self._sending.release()
+        # The end of its input asks the command to leave; that its output is read no more wakes it from writing. The
+        # numbers stay taken until the other thread is known to be out.
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for lock, descriptor in ((self._sending, self._writing), (self._receiving, self._reading)):
+            if lock.acquire(timeout=_END_S):
+                os.dup2(nothing, descriptor, inheritable=False)
+                lock.release()
+        os.close(nothing)
         for more in (self._process.terminate, self._process.kill):
             if self._waited() is not None:
                 return
