@@ -22,6 +22,7 @@ __all__ = [
     "Space",
     "checkout",
     "crash_at",
+    "crc32c",
     "decode_root",
     "derive_key",
     "fault_point",
@@ -38,6 +39,9 @@ def derive_key(context: str, key: bytes) -> bytes:
 
 def keyed_digest(key: bytes, data: Buffer) -> bytes:
     """Keyed BLAKE3-256 of `data`; `key` is 32 bytes."""
+
+def crc32c(data: Buffer, seed: int = 0) -> int:
+    """CRC-32C of what `seed` is the checksum of, followed by `data`. `bytes` are read without a copy."""
 
 def crash_at(n: int) -> None:
     """Arm a crash, for tests: the process dies by SIGKILL at the n-th sync, rename or unlink from now."""

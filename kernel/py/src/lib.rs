@@ -4,6 +4,7 @@
 
 #![allow(clippy::too_many_arguments, reason = "a function here has the arguments that Python gives by keyword")]
 
+mod checksum;
 mod chunker;
 mod entry;
 mod failure;
@@ -59,6 +60,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_function(wrap_pyfunction!(derive_key, module)?)?;
     module.add_function(wrap_pyfunction!(keyed_digest, module)?)?;
+    module.add_function(wrap_pyfunction!(checksum::crc32c, module)?)?;
     module.add_function(wrap_pyfunction!(crash_at, module)?)?;
     module.add_function(wrap_pyfunction!(fault_point, module)?)?;
     module.add_class::<chunker::Chunker>()?;
