@@ -69,7 +69,7 @@ impl Space {
     }
 
     fn lease(&self, py: Python<'_>, segment: u64, head: u32, table_bytes: u64, fresh: bool) -> PyResult<Option<Lease>> {
-        let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh));
+        let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh, false));
         Ok(lease.map_err(|error| raised(py, error))?.map(|lease| Lease::of(Arc::new(Mutex::new(lease)))))
     }
 
