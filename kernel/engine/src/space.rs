@@ -4,6 +4,9 @@
 //! It reads. Segments are filled by `lease.rs`, and what counts as durable is told by [`Space::admit`]: nothing that a
 //! journal has not committed is ever handed out, and nothing whose digest is wrong passes [`Space::read`].
 
+mod absent;
+mod answers;
+
 use crate::address::{
     Address, COUNTER_BITS, Extent, OFFSET_BITS, SEGMENT_BITS, SEGMENT_BYTES, offset_of, segment_of, segment_start,
 };
@@ -38,6 +41,8 @@ pub struct Committed {
     /// So many bytes of its chunk table are durable.
     pub table_bytes: u64,
 }
+
+pub use answers::{ANSWER_BYTES, Tagged, decode_answers, encode_answers};
 
 /// A volume's bytes, shared by the threads of a process. Everything takes `&self`.
 pub struct Space {
@@ -208,6 +213,35 @@ impl Space {
     pub fn follows(&self, address: Address, digest: &Digest, length: u32, kind: Kind) -> bool {
         // A table that cannot be read confirms nothing; the bytes are then stored again.
         self.confirm(address, digest, length, kind).unwrap_or(false)
+    }
+
+    /// For each tag a chunk of kind data whose digest begins with it: committed, durable as far as this process knows,
+    /// and not distrusted. Whoever asked on behalf of another machine may point at it. `None` may also mean that the
+    /// index does not know yet.
+    pub fn find_tags(&self, tags: &[u64]) -> Vec<Option<Tagged>> {
+        let mut claims = vec![0; tags.len()];
+        self.index.find_batch(tags, &mut claims);
+        let mut others = Vec::new();
+        let mut find = |(&tag, claim): (&u64, Address)| {
+            if claim == 0 {
+                return None;
+            }
+            self.tagged(tag, claim).or_else(|| {
+                others.clear();
+                self.index.find(tag, &mut others);
+                others.iter().find_map(|&address| self.tagged(tag, address))
+            })
+        };
+        tags.iter().zip(claims).map(&mut find).collect()
+    }
+
+    fn tagged(&self, wanted: u64, address: Address) -> Option<Tagged> {
+        let (segment, offset) = (segment_of(address), offset_of(address));
+        let committed = self.committed(segment).filter(|segment| offset < segment.head)?;
+        let durable = read(&self.unsynced).get(&segment).map_or(u64::MAX, |durable| durable.table_bytes);
+        let chunk = self.table(segment).ok()?.chunk_within(offset, durable)?;
+        let is_it = chunk.kind == Kind::Data && tag(&chunk.digest) == wanted && chunk.end <= committed.head;
+        (is_it && !self.is_distrusted(address, chunk.length())).then(|| (address, chunk.length(), chunk.digest))
     }
 
     /// Says that these stored bytes are damaged: nothing new is pointed at them, so that a push of the same content

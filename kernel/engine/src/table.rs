@@ -287,8 +287,28 @@ impl SegmentTable {
 
     /// The chunk that begins at `start`.
     pub fn chunk_at(&self, start: u32) -> Option<ChunkRef> {
-        let found = self.rows.binary_search_by_key(&start, |row| row.start).ok()?;
-        Some(self.chunk(&self.rows[found]))
+        self.chunk_within(start, u64::MAX)
+    }
+
+    /// The chunk that begins at `start`, if its record lies in the first `table_bytes` bytes of the table.
+    pub fn chunk_within(&self, start: u32, table_bytes: u64) -> Option<ChunkRef> {
+        let row = &self.rows[self.rows.binary_search_by_key(&start, |row| row.start).ok()?];
+        (u64::from(row.position) < table_bytes).then(|| self.chunk(row))
+    }
+
+    /// Calls `gap` with start and end of each part of `start..end` that whole chunks of it do not cover, ascending.
+    pub fn gaps(&self, start: u32, end: u32, gap: &mut dyn FnMut(u32, u32)) {
+        let first = self.rows.partition_point(|row| row.start < start);
+        let mut at = start;
+        for row in self.rows[first..].iter().take_while(|row| row.end <= end) {
+            if at < row.start {
+                gap(at, row.start);
+            }
+            at = row.end;
+        }
+        if at < end {
+            gap(at, end);
+        }
     }
 
     /// All chunks that begin at or after `start`, ascending.
@@ -614,6 +634,10 @@ mod tests {
 
         let places = |table: &SegmentTable| all(table).iter().map(|row| (row.0, row.1)).collect::<Vec<_>>();
         assert_eq!(places(&table), [(0, 10), (20, 30), (30, 50), (50, 60)]);
+        let mut gaps = Vec::new();
+        table.gaps(5, 55, &mut |start, end| gaps.push((start, end)));
+        table.gaps(20, 50, &mut |start, end| gaps.push((start, end)));
+        assert_eq!(gaps, [(5, 20), (50, 55)]);
         let touching: Vec<_> = table.chunks_touching(10, 31).map(|chunk| chunk.start).collect();
         assert_eq!(touching, [20, 30]);
         let mut file = SegmentTable::empty(7);

@@ -1,5 +1,7 @@
 //! What an ingest promises, tried on real directories.
 
+mod replica;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
