@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.output import Output
 from packetfs.errors import UsageError
@@ -25,12 +25,13 @@ packetfs cat /srv/volume::dumps@~1:/shop.sql | psql shop
 """,
 )
 @click.argument("locations", metavar="VOLUME::REF[@WHEN]:/PATH...", nargs=-1, required=True, shell_complete=paths)
+@remote_options
 def cat(invocation: Invocation, locations: tuple[str, ...]) -> None:
     """Write files of a snapshot to standard output.
 
     Every byte is verified before it is written. With --json the content comes in `content` lines, as base64.
     """
-    places = [invocation.location(text) for text in locations]
+    places = [invocation.location(text, remote=True) for text in locations]
     for text, place in zip(locations, places, strict=True):
         if not place.path:
             raise UsageError(f"{text!r} names no file", hint="add :/PATH; `packetfs ls` lists what there is")
