@@ -15,12 +15,13 @@ follows can be believed, so a decoder that met one answers nothing but that erro
 import struct
 from collections import deque
 from enum import IntEnum
-from typing import Final, NamedTuple, TypeAlias
-
-from typing_extensions import Buffer
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from packetfs.errors import InvalidError
 from packetfs.kernel import crc32c
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "CONTROL_BYTES_MAX",
@@ -34,9 +35,10 @@ __all__ = [
     "Frame",
     "FrameType",
     "encode",
+    "request_of",
 ]
 
-Buffers: TypeAlias = list[Buffer]
+Buffers: TypeAlias = "list[Buffer]"
 """One frame as it is written: the header, and the body uncopied."""
 
 _MAGIC: Final = b"PF"
@@ -103,7 +105,7 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def encode(kind: FrameType, request: int, body: Buffer = b"") -> Buffers:
+def encode(kind: FrameType, request: int, body: "Buffer" = b"") -> Buffers:
     """The frame as buffers to write one after the other. InvalidError when the body is longer than its type may be."""
     length = memoryview(body).nbytes
     if length > LIMITS[kind]:
@@ -114,6 +116,11 @@ def encode(kind: FrameType, request: int, body: Buffer = b"") -> Buffers:
     checked = _HEADER.pack(_MAGIC, _VERSION, kind, length, request, 0)[:_CHECKED_BYTES]
     check = crc32c(body, crc32c(checked)).to_bytes(4, "little")
     return [checked + check, body] if length else [checked + check]
+
+
+def request_of(frame: Buffers) -> int:
+    """The request that an encoded frame bears."""
+    return int(_HEADER.unpack_from(frame[0])[4])
 
 
 class Decoder:

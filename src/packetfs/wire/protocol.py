@@ -26,17 +26,19 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, Final, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 from msgspec import Meta
-from typing_extensions import Buffer
 
 from packetfs import errors
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UsageError
 from packetfs.format.address import SEGMENT_BYTES
 from packetfs.format.location import check_ref
 from packetfs.wire.frames import Buffers, Frame, FrameType, encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "ASK_TAGS_MAX",
@@ -311,7 +313,7 @@ class Done(_Message, frozen=True, array_like=True):
 class Literals(NamedTuple):
     """A body of literals (docs/formats/literals.md), as it is."""
 
-    body: Buffer
+    body: "Buffer"
 
 
 class Begin(_Message, frozen=True, array_like=True):
@@ -326,7 +328,7 @@ class Begin(_Message, frozen=True, array_like=True):
 class Tree(NamedTuple):
     """A part of a tree script (docs/formats/tree-script.md), as it is."""
 
-    body: Buffer
+    body: "Buffer"
 
 
 class Ack(_Message, frozen=True, array_like=True):
@@ -762,7 +764,7 @@ class Client(_Side):
         """Ask for a segment to fill."""
         return self.say(Lease())
 
-    def literals(self, body: Buffer) -> Buffers:
+    def literals(self, body: "Buffer") -> Buffers:
         """Send bytes that belong to the lease."""
         return self.say(Literals(body))
 
@@ -770,7 +772,7 @@ class Client(_Side):
         """Say what the tree that follows is made from."""
         return self.say(Begin(base))
 
-    def tree(self, body: Buffer) -> Buffers:
+    def tree(self, body: "Buffer") -> Buffers:
         """Send a part of the tree script."""
         return self.say(Tree(body))
 
@@ -916,11 +918,11 @@ class Origin(_Side):
         """Begin to answer WANT."""
         return self.say(message)
 
-    def literals(self, body: Buffer) -> Buffers:
+    def literals(self, body: "Buffer") -> Buffers:
         """Go on answering WANT or FETCH."""
         return self.say(Literals(body))
 
-    def tree(self, body: Buffer) -> Buffers:
+    def tree(self, body: "Buffer") -> Buffers:
         """Go on answering WANT."""
         return self.say(Tree(body))
 
