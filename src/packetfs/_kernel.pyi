@@ -121,6 +121,8 @@ class Space:
         44 bytes a tag: address u64, length u32, digest; all zeros when it is not known. Only what is committed, durable
         as far as this process knows, and not distrusted.
         """
+    def holds(self, address: int, length: int) -> bool:
+        """Whether a range is whole chunks that are here, as far as the chunk tables say."""
     def absent(self, root: bytes, within: bytes) -> list[Extent]:
         """What of the content of a tree, at and below the path `within` (empty: all), is not here.
 

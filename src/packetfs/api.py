@@ -151,7 +151,8 @@ def compare(volume: "Volume | Session", old: str, new: str) -> "list[Difference]
     """What turns the place `old` into the place `new`."""
     from packetfs.sync.difference import compare
 
-    return list(compare(volume, _inside(volume, old), _inside(volume, new)))
+    places = _inside(volume, old), _inside(volume, new)
+    return list(compare(volume.trees, *places))
 
 
 def verify(

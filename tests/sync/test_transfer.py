@@ -147,9 +147,7 @@ def test_what_the_origin_has_from_elsewhere_is_asked_for_and_pointed_at(
     assert is_sound(origin)
 
 
-def test_a_push_onto_a_ref_that_another_machine_made_builds_on_it(
-    origin: Origin, source: Path, tmp_path: Path
-) -> None:
+def test_a_push_onto_a_ref_that_another_machine_made_builds_on_it(origin: Origin, source: Path, tmp_path: Path) -> None:
     push(origin, source, "one")
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
@@ -160,7 +158,8 @@ def test_a_push_onto_a_ref_that_another_machine_made_builds_on_it(
     assert pushed.report.changed
     assert pushed.traffic.literal_bytes < 10_000
     with Volume.open(origin.path) as volume:
-        assert [snapshot.parent for snapshot in volume.log("main")][0] == list(volume.log("main"))[1].id
+        newest, oldest = volume.log("main")
+    assert newest.parent == oldest.id
     pull(origin, tmp_path / "target", "one")
     assert difference(facts(copy), facts(tmp_path / "target")) == []
 

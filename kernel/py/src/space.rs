@@ -140,6 +140,10 @@ impl Space {
         Ok(PyBytes::new(py, &answer))
     }
 
+    fn holds(&self, py: Python<'_>, address: u64, length: u64) -> bool {
+        py.detach(|| self.engine.holds(Extent { address, length }))
+    }
+
     fn absent(&self, py: Python<'_>, root: &[u8], within: &[u8]) -> PyResult<Vec<(u64, u64)>> {
         let absent = py.detach(|| self.engine.absent(&page::decode_root(root)?, within));
         let absent = absent.map_err(|error| raised(py, error))?;

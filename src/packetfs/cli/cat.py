@@ -12,7 +12,8 @@ from packetfs.errors import UsageError
 from packetfs.format.location import Location
 
 if TYPE_CHECKING:
-    from packetfs.volume import Entry, Volume
+    from packetfs.cli.invocation import Opened
+    from packetfs.volume import Entry
 
 _PIECE_BYTES = 48 << 10  # of a JSON line; 64 KiB once it is base64
 
@@ -40,7 +41,7 @@ def cat(invocation: Invocation, locations: tuple[str, ...]) -> None:
             _write(invocation.output, volume, place)
 
 
-def _write(output: Output, volume: "Volume", place: Location) -> None:
+def _write(output: Output, volume: "Opened", place: Location) -> None:
     entry = volume.entry(volume.resolve(place.line, place.when), place.path)
     if entry.kind != "file":
         what = f"a symlink to {entry.target!r}" if entry.kind == "symlink" else f"a {entry.kind}"
@@ -52,7 +53,7 @@ def _write(output: Output, volume: "Volume", place: Location) -> None:
         output.content(piece)
 
 
-def _write_lines(output: Output, volume: "Volume", entry: "Entry", path: bytes) -> None:
+def _write_lines(output: Output, volume: "Opened", entry: "Entry", path: bytes) -> None:
     from base64 import b64encode
 
     offset = 0

@@ -51,7 +51,7 @@ def diff(invocation: Invocation, old: str, new: str) -> None:
     counts: Counter[str] = Counter()
     with invocation.open(before) as volume:
         places = [(volume.resolve(place.line, place.when), place.path) for place in (before, after)]
-        for found in compare(volume, places[0], places[1]):
+        for found in compare(volume.trees, places[0], places[1]):
             counts[found.change] += 1
             line = lines.DifferenceLine(
                 path=found.path,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from packetfs.volume.replica import Replica
     from packetfs.volume.volume import Volume
 
+    Opened = Volume | Session | Replica
+    """What a location can be opened as: all of them read alike."""
+
 
 class Invocation:
     """What every command gets as its first argument."""
@@ -81,12 +84,12 @@ class Invocation:
             return self.location(text, remote=remote)
         return _reachable(location) if remote else _local(location)
 
-    def open(self, location: Location) -> "Volume | Session | Replica":
+    def open(self, location: Location) -> "Opened":
         """The volume at `location`, open; one on another machine, or a replica of it, as a session with its origin."""
         from packetfs import api
         from packetfs.volume.replica import is_replica
 
-        opened: Volume | Session | Replica
+        opened: Opened
         if location.endpoint is not None:
             opened = self.session(location)
         elif is_replica(location.volume):
@@ -95,7 +98,15 @@ class Invocation:
                 opened.close()
                 opened = self.session(location)
         else:
-            opened = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
+            return self.volume_here(location)
+        self.tell_of_index(opened)
+        return opened
+
+    def volume_here(self, location: Location) -> "Volume":
+        """The volume at `location`, which is on this machine, open."""
+        from packetfs import api
+
+        opened = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
         self.tell_of_index(opened)
         return opened
 
@@ -121,7 +132,7 @@ class Invocation:
         text = f"what was kept here of that volume is of no use and is fetched anew: {shown_message(why)}"
         self.output.notice(lines.Notice(code="replica-discarded", message=text), text)
 
-    def tell_of_index(self, volume: "Volume | Session | Replica") -> None:
+    def tell_of_index(self, volume: "Opened") -> None:
         """Say that the volume's index could not be used, if so: why this takes longer than it should."""
         why = volume.index_discarded
         if why is not None:

@@ -13,7 +13,8 @@ from packetfs.cli.names import shown
 from packetfs.cli.quantities import time_text
 
 if TYPE_CHECKING:
-    from packetfs.volume import Entry, Volume
+    from packetfs.cli.invocation import Opened
+    from packetfs.volume import Entry
 
 _TYPES: Final = {
     "file": stat.S_IFREG,
@@ -56,7 +57,7 @@ def ls(invocation: Invocation, *, location: str, long_form: bool, recursive: boo
             output.data(_line(path, item), _long(path, item) if long_form else _short(path, item))
 
 
-def _below(volume: "Volume", directory: "Entry", *, recursive: bool) -> "Iterator[tuple[bytes, Entry]]":
+def _below(volume: "Opened", directory: "Entry", *, recursive: bool) -> "Iterator[tuple[bytes, Entry]]":
     """Paths and entries beneath `directory`, depth first. A stack, because trees may be deeper than Python's calls."""
     stack = [(b"", volume.entries(directory))]
     while stack:

@@ -196,7 +196,7 @@ class _Serving:
         yield protocol.LogPage([_state(snapshot, seq) for seq, snapshot in found], more=len(found) == _PAGE)
 
     def _status(self, _: protocol.Status) -> Iterator[protocol.Message]:
-        yield protocol.StatusReply(fields=self.volume.status().as_fields())
+        yield protocol.StatusReply(fields={**self.volume.status().as_fields()})
 
     # A pull
 

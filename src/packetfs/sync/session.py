@@ -141,13 +141,14 @@ class Link:
                 self._heard.setdefault(event.request, deque()).append(event.message)
 
 
-class Session(Trees):
+class Session:
     """An open session; a context manager. One operation at a time."""
 
     def __init__(self, link: Link, replica: Replica, welcome: protocol.Welcome, *, origin: str, env: Env) -> None:
         """Use `Session.open`."""
         self.link = link
         self.replica = replica
+        self.path = replica.path
         self.origin = origin
         self.env = env
         self.created = welcome.created
@@ -244,14 +245,9 @@ class Session(Trees):
             raise RefusedError("this session was opened for reading only", code="read-only-session")
 
     @property
-    def path(self) -> str:
-        """Where the replica is."""
-        return self.replica.path
-
-    @property
-    def space(self) -> kernel.Space:  # type: ignore[override]  # the replica opens another after an eviction
-        """The bytes that are here."""
-        return self.replica.space
+    def trees(self) -> Trees:
+        """What it reads trees from."""
+        return self.replica
 
     # The two stories, told in `transfer.py`
 
@@ -382,13 +378,25 @@ class Session(Trees):
     @property
     def index_discarded(self) -> str | None:
         """Why the replica's index could not be used, if so."""
-        return self.space.index_discarded
+        return self.replica.space.index_discarded
 
     def read(self, entry: kernel.Entry) -> Iterator[bytes]:
         """The content of a file in order, fetched as far as it is not here."""
-        wanted = [extent for extent in self.space.extents(entry) if extent[0] and not self.space.holds(*extent)]
-        self.fetch(wanted)
-        yield from super().read(entry)
+        space = self.replica.space
+        self.fetch([extent for extent in space.extents(entry) if extent[0] and not space.holds(*extent)])
+        yield from self.replica.read(entry)
+
+    def root(self, snapshot: Snapshot) -> kernel.Entry:
+        """The root entry of a snapshot."""
+        return self.replica.root(snapshot)
+
+    def entry(self, snapshot: Snapshot, path: bytes) -> kernel.Entry:
+        """The entry at `path`; NotFoundError if there is none."""
+        return self.replica.entry(snapshot, path)
+
+    def entries(self, directory: kernel.Entry) -> Iterator[kernel.Entry]:
+        """Entries of a directory, names ascending."""
+        return self.replica.entries(directory)
 
     def _proved(self, state: protocol.State) -> Snapshot:
         snapshot = self.snapshot_from(state, None)
@@ -471,7 +479,7 @@ class _Filling:
     def take(self, request: int, base: bytes | None) -> tuple[bytes, bytes] | None:
         """Take literals and tree until the origin is done; the root that the tree has, if any came."""
         session = self._session
-        incoming = kernel.Incoming(session.space, self._lease_for)
+        incoming = kernel.Incoming(session.replica.space, self._lease_for)
         grows = False
         while True:
             message = session.link.next(request)

@@ -120,7 +120,14 @@ def pull(
             snapshot, literal_bytes = session.receive(ref, str(when), path, data=True)
             literal_bytes += fetch_absent(session, snapshot, path)
             done = checkout.pull(
-                session, snapshot, path, target, delete=delete, dry_run=dry_run, progress=progress, report=report
+                session.replica,
+                snapshot,
+                path,
+                target,
+                delete=delete,
+                dry_run=dry_run,
+                progress=progress,
+                report=report,
             )
         except DamagedError as error:
             if not meter.may_discard(error):
@@ -138,11 +145,17 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> int:
     kept = session.replica.kept(snapshot.id)
     if kept is not None and kept.complete:
         return 0
-    absent = session.space.absent(snapshot.root, path)
-    session.fetch(absent)
+    fetched_bytes, last = 0, None
+    # Of a file with a long list of extents first the list is absent, then what it names.
+    while absent := session.replica.space.absent(snapshot.root, path):
+        if fetched_bytes and absent == last:
+            raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
+        session.fetch(absent)
+        fetched_bytes += sum(length for _, length in absent)
+        last = absent
     if kept is not None and not path:
         session.replica.record([], snapshot=(snapshot, kept.seq), complete=True)
-    return sum(length for _, length in absent)
+    return fetched_bytes
 
 
 def _push_once(
@@ -226,7 +239,7 @@ class _Sending:
         self._session = session
         self._link = session.link
         self._has_base = has_base
-        self._outgoing = kernel.Outgoing(session.space)
+        self._outgoing = kernel.Outgoing(session.replica.space)
         self._filled: list[Extent] = []
         self._durable: list[Durable] = []
         self._begins: dict[int, int] = {}

@@ -17,7 +17,14 @@ class Trees:
     """Snapshots as trees of entries, over the bytes in `space`."""
 
     path: str
+    """The directory in which it all is."""
     space: kernel.Space
+    """The bytes."""
+
+    @property
+    def trees(self) -> "Trees":
+        """Itself: what else reads trees (a session) says what it reads them from."""
+        return self
 
     def root(self, snapshot: Snapshot) -> kernel.Entry:
         """The root entry of a snapshot."""
