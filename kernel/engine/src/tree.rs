@@ -120,6 +120,11 @@ impl OldPages {
         self.0.get(digest).copied()
     }
 
+    #[cfg(test)]
+    pub(crate) fn each(&self, visit: impl FnMut(&PageRef)) {
+        self.0.values().for_each(visit);
+    }
+
     /// Whether a page of the same meaning lies elsewhere in `other`.
     pub(crate) fn is_elsewhere_in(&self, other: &OldPages) -> bool {
         self.0.values().any(|page| other.get(&page.digest).is_some_and(|found| found != *page))

@@ -2,11 +2,11 @@
 
 use super::changes::{Step, Walk};
 use super::{BaseFile, COLUMNS, Class, Column, IS_NEW, PART_BYTES, REMEMBERED_MAX, SECOND_NS, State, field, op, way};
+use crate::Result;
 use crate::address::{Address, Extent, offset_of};
 use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::tree::{OldPages, PageSource};
 use crate::varint::{VARINT_BYTES_MAX, put, zigzag};
-use crate::{Error, Result};
 
 /// Extents that begin so close to the start of a segment are where the head goes when its segment is full: ingest
 /// aligns a run to less than this.
@@ -182,11 +182,14 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
         note(new.mtime_ns != old.mtime_ns, field::MTIME);
         note(!class.is_of(old), field::CLASS);
         note(new.size != old.size, field::SIZE);
-        let content = (&new.content, &new.target, new.rdev, new.digest, new.kind);
-        let same_content = content == (&old.content, &old.target, old.rdev, old.digest, old.kind);
-        // An empty file has a digest, too: the receiver knows it without being told.
-        let is_empty = new.kind == EntryKind::File && new.size == 0 && old.size == 0 && old.kind == new.kind;
-        note(!is_rebuilt && !is_empty && !same_content, field::CONTENT);
+        let same_content = match new.kind {
+            // An empty file has a digest, too: the receiver knows it without being told.
+            EntryKind::File if new.size == 0 && old.size == 0 => true,
+            EntryKind::File => new.content == old.content && new.digest == old.digest,
+            EntryKind::Directory => is_rebuilt || new.content == old.content,
+            _ => new.target == old.target && new.rdev == old.rdev,
+        };
+        note(!same_content, field::CONTENT);
         note(new.link_id != old.link_id, field::LINK);
         note(new.xattrs != old.xattrs, field::XATTRS);
         self.column(Column::Fields).push(fields);
@@ -333,7 +336,3 @@ fn code_bytes(code: u64) -> usize {
 const _: () =
     assert!(REMEMBERED_MAX <= IS_NEW as usize, "a number of what is remembered is less than that of a new one");
 const _: () = assert!(PART_BYTES < super::PART_BYTES_MAX, "a part is ended before it is too long");
-
-/// Errors of this file are those of the pages it reads.
-#[allow(dead_code)]
-type _Reads = Error;

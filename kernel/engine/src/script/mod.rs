@@ -10,7 +10,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use apply::Applier;
+pub use apply::{Applier, Place};
 pub use changes::{Visit, changes};
 pub use encode::Encoder;
 
