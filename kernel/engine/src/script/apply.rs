@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use super::{BaseFile, COLUMNS, Class, Column, IS_NEW, Owner, PART_BYTES_MAX, SECOND_NS, State, field, op, way};
+use super::{
+    BaseFile, COLUMNS, Class, Column, Digests, IS_NEW, Owner, PART_BYTES_MAX, SECOND_NS, State, field, op, way,
+};
 use crate::address::{Address, Extent};
 use crate::digest::{ContentDigest, digest};
 use crate::extent::{self, FILE_BYTES_MAX};
@@ -50,6 +52,7 @@ pub struct Applier {
     frames: Vec<Frame>,
     waiting_bytes: usize,
     accepted: Accepted,
+    digests: Digests,
     is_broken: bool,
 }
 
@@ -69,7 +72,7 @@ struct Frame {
 
 impl Applier {
     /// An applier of a script from `base`, which `space` holds whole; without one, from nothing.
-    pub fn new(space: &Arc<Space>, base: Option<&Entry>) -> Result<Self> {
+    pub fn new(space: &Arc<Space>, base: Option<&Entry>, digests: Digests) -> Result<Self> {
         Ok(Applier {
             space: Arc::clone(space),
             state: State::new(base),
@@ -77,7 +80,8 @@ impl Applier {
             root: None,
             frames: Vec::new(),
             waiting_bytes: 0,
-            accepted: Accepted::default(),
+            accepted: Accepted { believes: digests == Digests::Carried, ..Accepted::default() },
+            digests,
             is_broken: false,
         })
     }
@@ -346,10 +350,17 @@ impl Applier {
         if old.size == 0 {
             return Ok(self.nothing());
         }
+        let carried = match self.digests {
+            Digests::Carried => Some(columns.get(Column::Digests).array()?),
+            Digests::Computed => None,
+        };
         let first = columns.get(Column::Ways).byte()?;
         if first != way::LISTED {
             let extents = self.extents(columns, first, old.size, &mut BaseFile::of(old))?;
-            let digest = content_digest(&self.space, extents.iter().copied().map(Ok))?;
+            let digest = match carried {
+                Some(digest) => digest,
+                None => content_digest(&self.space, extents.iter().copied().map(Ok))?,
+            };
             return Ok((Content::Extents(extents), digest));
         }
         let (count, bytes) =
@@ -361,7 +372,10 @@ impl Applier {
         let list = self.extents(columns, first, bytes, &mut BaseFile { extents: &[], offset: 0 })?;
         let content = Content::Listed { list, count };
         let listed = Entry { size: old.size, content, ..Entry::default() };
-        let digest = content_digest(&self.space, tree::extents(Trees(&self.space), &listed))?;
+        let digest = match carried {
+            Some(digest) => digest,
+            None => content_digest(&self.space, tree::extents(Trees(&self.space), &listed))?,
+        };
         Ok((listed.content, digest))
     }
 
@@ -640,6 +654,8 @@ impl PageSource for Trees<'_> {
 /// The directories that have been walked, by the address of their root page: it means the same for ever.
 #[derive(Default)]
 struct Accepted {
+    /// Files are not held against their digests: their content may not be here.
+    believes: bool,
     directories: HashSet<Address>,
     unremembered: u64,
 }
@@ -662,6 +678,7 @@ impl Accepted {
             if let Some(page) = entry.page() {
                 self.enter(source, &page, &mut ways)?;
             } else if entry.kind == EntryKind::File
+                && !self.believes
                 && content_digest(space, tree::extents(source, &entry))? != entry.digest
             {
                 return Err(Error::Refused(format!(
