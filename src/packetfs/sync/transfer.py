@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
-    from packetfs.volume.space import Durable
 
 __all__ = ["Pulled", "Pushed", "Stream", "fetch_absent", "pull", "push"]
 
@@ -241,9 +240,8 @@ class _Sending:
         self._has_base = has_base
         self._outgoing = kernel.Outgoing(session.replica.space)
         self._filled: list[Extent] = []
-        self._durable: list[Durable] = []
         self._begins: dict[int, int] = {}
-        self._copies: dict[int, kernel.Lease] = {}
+        self._leases: dict[int, kernel.Lease] = {}
         self._asked: dict[int, list[int]] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._sent: list[Future[None]] = []
@@ -260,7 +258,7 @@ class _Sending:
     ) -> None:
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=error is not None)
-        for lease in self._copies.values():
+        for lease in self._leases.values():
             lease.close()
 
     # What an ingest asks of its host: see `volume.ingest.Asking`.
@@ -272,8 +270,8 @@ class _Sending:
         leased, self._session.leased = self._session.leased, None
         if leased is None:
             leased = self._link.ask(protocol.Lease(), protocol.Leased)
-        lease = self._session.replica.lease(leased.segment, leased.head, fill=False)
-        self._begins[leased.segment] = lease.head
+        lease = self.lease_for(leased.segment, leased.head)
+        self._begins[leased.segment] = leased.head
         return lease
 
     def begin(self, tags: bytes) -> int:
@@ -287,11 +285,12 @@ class _Sending:
         """The origin's answer."""
         return b"".join(self._link.hear(asked, protocol.Known).records for asked in self._asked.pop(ticket))
 
-    def lease_for(self, segment: int) -> kernel.Lease:
-        """Where bytes that the origin has already are put in the replica."""
-        if segment not in self._copies:
-            self._copies[segment] = self._session.replica.lease(segment, 0, fill=True)
-        return self._copies[segment]
+    def lease_for(self, segment: int, head: int | None = None) -> kernel.Lease:
+        """Where bytes that the origin has, or (from `head` on) will have, in `segment` are put in the replica."""
+        if segment not in self._leases:
+            replica = self._session.replica
+            self._leases[segment] = replica.lease(segment, head or 0, fill=head is None)
+        return self._leases[segment]
 
     # The end of a push
 
@@ -300,8 +299,7 @@ class _Sending:
         session, replica = self._session, self._session.replica
         if lease is not None:
             self._fill(lease)
-        copies = [copy.flush() for copy in self._copies.values()]
-        replica.admit(copies)
+        replica.admit([other.flush() for other in self._leases.values()])
         for sent in self._sent:
             sent.result()
         base = known.root if known is not None else None
@@ -312,9 +310,7 @@ class _Sending:
             self._link.say(protocol.Tree(body))
         request = self._link.say(_wanted(ref, proposal))
         # While the origin makes it durable, so do we; what is written down below must be on disk.
-        durable = [*self._durable, *(copy.sync() for copy in self._copies.values())]
-        if lease is not None:
-            durable.append(lease.sync())
+        durable = [other.sync() for other in self._leases.values()]
         committed = self._link.hear(request, protocol.Committed)
         snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
         if snapshot.id != committed.id:
@@ -356,8 +352,7 @@ class _Sending:
         if not self._has_base:
             self._outgoing.add([extent], pages=False)
             self._send_literals()
-        self._durable.append(lease.sync())
-        lease.close()
+        lease.sync()
 
     def _send_literals(self) -> None:
         while (body := self._outgoing.literals()) is not None:

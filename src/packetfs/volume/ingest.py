@@ -169,7 +169,7 @@ class Ingest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
-            **({} if ask is None else {"ask": ask}),
+            ask=ask,
         )
 
 
@@ -198,7 +198,7 @@ class StreamIngest:
         ask: Asking | None = None,
     ) -> kernel.Ingested:
         """Read and store."""
-        del previous, next_, ask  # nothing is known of a stream before it is read
+        del previous, next_  # nothing is known of a stream before it is read
         return kernel.ingest_stream(
             self._holder.space,
             self._fd,
@@ -208,6 +208,7 @@ class StreamIngest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
+            ask=ask,
         )
 
 
