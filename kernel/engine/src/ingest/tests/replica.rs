@@ -109,6 +109,8 @@ fn of_a_list_of_extents_that_is_not_here_the_list_is_absent() {
     assert_eq!(replica.absent(&file, b"").unwrap(), []);
 }
 
+type Twist = fn(&mut Vec<u8>);
+
 /// A replica's host: it asks `origin`, which answers no sooner than it must.
 struct Asker {
     origin: Arc<Space>,
@@ -121,7 +123,7 @@ struct Asker {
     tags: u64,
     outstanding_max: usize,
     /// What becomes of an answer on its way.
-    twist: fn(&mut Vec<u8>),
+    twist: Twist,
 }
 
 impl Host for Asker {
@@ -333,7 +335,7 @@ fn a_stream_is_asked_about_too() {
 
 #[test]
 fn answers_that_lie_are_refused() {
-    let twists: [(fn(&mut Vec<u8>), &str); 7] = [
+    let twists: [(Twist, &str); 7] = [
         (|answer| answer.truncate(answer.len() - 1), "invalid: "),
         (|answer| answer.truncate(answer.len() - ANSWER_BYTES), "invalid: "),
         (|answer| answer.extend([0; ANSWER_BYTES]), "invalid: "),
