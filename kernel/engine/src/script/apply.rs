@@ -6,9 +6,7 @@ use std::collections::HashSet;
 use std::iter::Peekable;
 use std::sync::Arc;
 
-use super::{
-    BaseFile, COLUMNS, Class, Column, Digests, IS_NEW, Owner, PART_BYTES_MAX, SECOND_NS, State, field, op, way,
-};
+use super::{BaseFile, COLUMNS, Class, Column, IS_NEW, Owner, PART_BYTES_MAX, SECOND_NS, State, field, op, way};
 use crate::address::{Address, Extent};
 use crate::digest::{ContentDigest, digest};
 use crate::extent::{self, FILE_BYTES_MAX};
@@ -52,7 +50,6 @@ pub struct Applier {
     frames: Vec<Frame>,
     waiting_bytes: usize,
     accepted: Accepted,
-    digests: Digests,
     is_broken: bool,
 }
 
@@ -72,7 +69,7 @@ struct Frame {
 
 impl Applier {
     /// An applier of a script from `base`, which `space` holds whole; without one, from nothing.
-    pub fn new(space: &Arc<Space>, base: Option<&Entry>, digests: Digests) -> Result<Self> {
+    pub fn new(space: &Arc<Space>, base: Option<&Entry>) -> Result<Self> {
         Ok(Applier {
             space: Arc::clone(space),
             state: State::new(base),
@@ -80,8 +77,7 @@ impl Applier {
             root: None,
             frames: Vec::new(),
             waiting_bytes: 0,
-            accepted: Accepted { believes: digests == Digests::Carried, ..Accepted::default() },
-            digests,
+            accepted: Accepted::default(),
             is_broken: false,
         })
     }
@@ -350,17 +346,10 @@ impl Applier {
         if old.size == 0 {
             return Ok(self.nothing());
         }
-        let carried = match self.digests {
-            Digests::Carried => Some(columns.get(Column::Digests).array()?),
-            Digests::Computed => None,
-        };
         let first = columns.get(Column::Ways).byte()?;
         if first != way::LISTED {
             let extents = self.extents(columns, first, old.size, &mut BaseFile::of(old))?;
-            let digest = match carried {
-                Some(digest) => digest,
-                None => content_digest(&self.space, extents.iter().copied().map(Ok))?,
-            };
+            let digest = content_digest(&self.space, extents.iter().copied().map(Ok))?;
             return Ok((Content::Extents(extents), digest));
         }
         let (count, bytes) =
@@ -372,10 +361,7 @@ impl Applier {
         let list = self.extents(columns, first, bytes, &mut BaseFile { extents: &[], offset: 0 })?;
         let content = Content::Listed { list, count };
         let listed = Entry { size: old.size, content, ..Entry::default() };
-        let digest = match carried {
-            Some(digest) => digest,
-            None => content_digest(&self.space, tree::extents(Trees(&self.space), &listed))?,
-        };
+        let digest = content_digest(&self.space, tree::extents(Trees(&self.space), &listed))?;
         Ok((listed.content, digest))
     }
 
@@ -654,8 +640,6 @@ impl PageSource for Trees<'_> {
 /// The directories that have been walked, by the address of their root page: it means the same for ever.
 #[derive(Default)]
 struct Accepted {
-    /// Files are not held against their digests: their content may not be here.
-    believes: bool,
     directories: HashSet<Address>,
     unremembered: u64,
 }
@@ -678,7 +662,6 @@ impl Accepted {
             if let Some(page) = entry.page() {
                 self.enter(source, &page, &mut ways)?;
             } else if entry.kind == EntryKind::File
-                && !self.believes
                 && content_digest(space, tree::extents(source, &entry))? != entry.digest
             {
                 return Err(Error::Refused(format!(

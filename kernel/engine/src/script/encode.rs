@@ -1,9 +1,7 @@
 //! Differences to bytes. It asks the walk and writes columns; what is worth saying is decided entry by entry.
 
 use super::changes::{Step, Walk};
-use super::{
-    BaseFile, COLUMNS, Class, Column, Digests, IS_NEW, PART_BYTES, REMEMBERED_MAX, SECOND_NS, State, field, op, way,
-};
+use super::{BaseFile, COLUMNS, Class, Column, IS_NEW, PART_BYTES, REMEMBERED_MAX, SECOND_NS, State, field, op, way};
 use crate::Result;
 use crate::address::{Address, Extent, offset_of};
 use crate::page::{Content, Entry, EntryKind, PageRef};
@@ -31,12 +29,11 @@ pub struct Encoder<S, H> {
     pages: Vec<PageRef>,
     /// What did not go into the last part.
     next: Option<Step>,
-    digests: Digests,
 }
 
 impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
     /// The script that makes `new` of `base`; without one, of nothing.
-    pub fn new(source: S, new: &Entry, base: Option<&Entry>, digests: Digests, holds: H) -> Self {
+    pub fn new(source: S, new: &Entry, base: Option<&Entry>, holds: H) -> Self {
         Encoder {
             walk: Walk::new(source.clone(), new.clone(), base.cloned(), holds, true),
             source,
@@ -46,7 +43,6 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
             run: None,
             pages: Vec::new(),
             next: None,
-            digests,
         }
     }
 
@@ -255,9 +251,6 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
     }
 
     fn content(&mut self, new: &Entry, old: &Entry) {
-        if self.digests == Digests::Carried && new.kind == EntryKind::File && new.size > 0 {
-            self.column(Column::Digests).extend_from_slice(&new.digest);
-        }
         match &new.content {
             Content::Extents(extents) => self.extents(extents, &mut BaseFile::of(old)),
             Content::Listed { list, count } => {

@@ -101,11 +101,9 @@ enum Column {
     Others,
     Links,
     Xattrs,
-    /// Content digests, where the receiver cannot compute them because it gets the tree alone.
-    Digests,
 }
 
-const COLUMNS: usize = Column::Digests as usize + 1;
+const COLUMNS: usize = Column::Xattrs as usize + 1;
 
 #[derive(Clone, PartialEq, Eq, Default)]
 struct Owner {
@@ -157,16 +155,6 @@ impl<T> Remembered<T> {
         }
         self.next = (self.next + 1) % REMEMBERED_MAX;
     }
-}
-
-/// Whether content digests travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Digests {
-    /// The receiver holds every chunk that the tree names, and computes them: nothing is believed.
-    Computed,
-    /// The receiver gets the tree without its content. It takes the digests as they come, and asks for nothing to be
-    /// there; that the root digest is one it knows proves them all.
-    Carried,
 }
 
 /// What both sides know at each point of a script: the values that the next ones are told by.

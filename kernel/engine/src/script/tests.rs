@@ -62,7 +62,7 @@ impl PageSink for World {
 impl World {
     fn new() -> World {
         let (directory, space) = empty_space();
-        let lease = Lease::open(&space, 1, 0, 0, true, false).unwrap().unwrap();
+        let lease = Lease::open(&space, 1, 0, 0, true).unwrap().unwrap();
         World { _directory: directory, space, lease, chunks: HashMap::new(), pages: HashMap::new() }
     }
 
@@ -188,13 +188,13 @@ impl World {
     fn script(&self, new: &Entry, base: Option<&Entry>) -> Vec<Vec<u8>> {
         let held = base.map_or_else(BTreeSet::new, |base| self.pages(base));
         let holds = |page: &PageRef| Ok(held.contains(&(page.address, page.length)));
-        parts(&mut Encoder::new(Arc::clone(&self.space), new, base, Digests::Computed, holds))
+        parts(&mut Encoder::new(Arc::clone(&self.space), new, base, holds))
     }
 
     /// Applies a script, each page compared with what is stored where it belongs.
     fn apply(&self, parts: &[Vec<u8>], base: Option<&Entry>) -> Result<(Entry, BTreeSet<PageKey>)> {
         let mut placed = BTreeSet::new();
-        let mut applier = Applier::new(&self.space, base, Digests::Computed)?;
+        let mut applier = Applier::new(&self.space, base)?;
         for part in parts {
             applier.part(part, &mut |address, bytes, chunk| {
                 assert_eq!(chunk, digest(&self.space.keys().digest, bytes));
