@@ -8,7 +8,7 @@ A call takes and gives *batches*; the GIL is released while the engine works. Wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -79,15 +79,24 @@ class Space:
         avg: int,
         max: int,
         normalisation: int,
-    ) -> Space: ...
+        peer_keys: bytes | None = None,
+    ) -> Space:
+        """Open a volume, or with the `peer_keys` of an origin a replica of it, whose `secret` is its own."""
+    @property
+    def peer_keys(self) -> bytes:
+        """Digest key and cut key, 32 bytes each: what a replica shares with its origin. A secret."""
     def admit(self, rows: Sequence[tuple[int, int, int]]) -> None:
-        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up."""
+        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up.
+
+        The rows of `Lease.flush` may be admitted too; they are taken back if that lease is closed without a sync.
+        """
     def slot(self, segment: int) -> str:
         """The name under which `segment` rests: 10 hex digits."""
-    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool) -> Lease | None:
+    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool, sparse: bool = False) -> Lease | None:
         """Take `segment` to fill it from `head`; None while another live process (or lease) holds it.
 
-        Cuts the chunk table to `table_bytes`. `fresh` creates the files.
+        Cuts the chunk table to `table_bytes`. `fresh` creates the files. `sparse` is for a replica: the data file may
+        end before `head` and have holes, a fresh one begins at `head` too, and gaps below it may be filled.
         """
     def view(self, address: int, length: int) -> memoryview:
         """Committed bytes, every chunk verified, without a copy. The range must be whole chunks.
@@ -106,6 +115,20 @@ class Space:
     def lookup(self, page: Page, name: bytes) -> Entry | None: ...
     def extents(self, entry: Entry) -> list[Extent]:
         """Where the content of a file is, in order; a hole has address 0."""
+    def find_tags(self, tags: Buffer) -> bytes:
+        """Which chunks of kind data have digests that begin with these tags (8 bytes each, little-endian).
+
+        44 bytes a tag: address u64, length u32, digest; all zeros when it is not known. Only what is committed, durable
+        as far as this process knows, and not distrusted.
+        """
+    def holds(self, address: int, length: int) -> bool:
+        """Whether a range is whole chunks that are here, as far as the chunk tables say."""
+    def absent(self, root: bytes, within: bytes) -> list[Extent]:
+        """What of the content of a tree, at and below the path `within` (empty: all), is not here.
+
+        Ascending, joined, each byte once; nothing if there is no such path. The tree's pages must be here. Of a file
+        whose list of extents is not here only the list is answered: ask again once it is.
+        """
     def verify(self, segment: int, start: int, budget: int) -> tuple[int, int, list[Extent]]:
         """Check chunks of `segment` from offset `start`, about `budget` bytes.
 
@@ -136,8 +159,16 @@ class Lease:
     @property
     def room(self) -> int:
         """Bytes that still fit."""
+    @property
+    def head(self) -> int:
+        """Offset in the segment of the next byte to be appended."""
     def append_journal(self, data: bytes) -> int:
         """Append one chunk of kind journal; its address."""
+    def flush(self) -> tuple[int, int, int]:
+        """Put everything appended into the files, so that this process can read it once the answer is admitted.
+
+        Not durable, not for the journal: closing the lease without a sync takes it back.
+        """
     def sync(self) -> tuple[int, int, int]:
         """Make everything appended durable; (segment, head, chunk-table bytes) for the journal.
 
@@ -233,6 +264,9 @@ class Ingested:
     def known_bytes(self) -> int:
         """Bytes that were read and found in the volume."""
     @property
+    def asked_known_bytes(self) -> int:
+        """Of these, bytes that only the origin had; they are here now as well."""
+    @property
     def new_bytes(self) -> int:
         """Bytes that were read and stored."""
     @property
@@ -251,6 +285,23 @@ class Ingested:
     def problems(self) -> list[tuple[bytes, str, int]]:
         """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
 
+@type_check_only
+class Ask(Protocol):
+    """The way to a replica's origin, as `ingest` uses it. What it answers is checked."""
+
+    def begin(self, tags: bytes, /) -> int:
+        """Send the question about these tags, as `Space.find_tags` takes them, and do not wait; a ticket.
+
+        Up to nine questions are on their way at once. If the ingest fails, some are never ended.
+        """
+    def end(self, ticket: int, /) -> bytes:
+        """Wait for the answer, as `Space.find_tags` gives it. Tickets come in the order in which they began."""
+    def lease_for(self, segment: int, /) -> Lease:
+        """The sparse lease of a segment of the origin, where the bytes that are known there are put.
+
+        The same one each time, and the one that `grant` gave if that fills this segment. The caller syncs it.
+        """
+
 def ingest(
     space: Space,
     sources: Sequence[tuple[bytes, bytes | None]],
@@ -263,6 +314,7 @@ def ingest(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
@@ -271,6 +323,9 @@ def ingest(
     rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
     stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+
+    With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
+    them. Everything is called from the calling thread.
     """
 
 def ingest_stream(
@@ -283,6 +338,7 @@ def ingest_stream(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""
 

@@ -11,6 +11,7 @@ from packetfs.wire.protocol import (
     PROTOCOL,
     Ack,
     Ask,
+    Begin,
     Bye,
     Check,
     Client,
@@ -47,7 +48,9 @@ NEW_ID = bytes(range(32, 64))
 HASH = bytes(range(64, 96))
 TIME_NS = 1_795_349_107_123_456_789
 
-HELLO = Hello(PROTOCOL, VERSION, b"/srv/volumes/home", "read", ref="main", known=ID[:16])
+HELLO = Hello(
+    PROTOCOL, VERSION, b"/srv/volumes/home", "read", ref="main", known=ID[:16], known_seq=7, known_hash=HASH[:8]
+)
 WELCOME = Welcome(
     PROTOCOL,
     VERSION,
@@ -63,7 +66,6 @@ WELCOME = Welcome(
 COMMIT = Commit(
     "main",
     expected=ID,
-    base=ID,
     root_digest=NEW_ID,
     host="host.example",
     user="ann",
@@ -87,6 +89,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.BYE: Bye(),
     FrameType.LITERALS: Literals(b"literals"),
     FrameType.TREE: Tree(b"tree"),
+    FrameType.BEGIN: Begin(ID),
     FrameType.WELCOME: WELCOME,
     FrameType.STATE: State(7, ID, b"snapshot"),
     FrameType.KNOWN: Known(bytes(88)),
@@ -94,7 +97,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.ACK: Ack(8 << 20),
     FrameType.COMMITTED: COMMITTED,
     FrameType.PLANNED: Planned(8, NEW_ID, b"snapshot", ID),
-    FrameType.DONE: Done(100, 50, 20, 7, 3),
+    FrameType.DONE: Done(100, 50, 20, 7, cpu_ms=30, anonymous_kib=9000),
     FrameType.REF_LIST: RefList([RefState("main", 7, TIME_NS, ID, b"snapshot")], more=True),
     FrameType.LOG_PAGE: LogPage([State(7, ID, b"snapshot")]),
     FrameType.STATUS_REPLY: StatusReply({"segments": 3, "position": [7, "ab"]}),
@@ -154,6 +157,7 @@ def session_push_small() -> list[bytes]:
     talk.ask(talk.client.hello(msgspec.structs.replace(HELLO, intent="write")))
     talk.answer(talk.origin.welcome(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
     talk.ask(talk.client.literals(b"literals"))
+    talk.ask(talk.client.begin(ID))
     talk.ask(talk.client.tree(b"tree"))
     talk.ask(talk.client.commit(COMMIT))
     talk.answer(talk.origin.committed(COMMITTED))

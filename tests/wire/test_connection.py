@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from itertools import accumulate
 
 import msgspec
 import pytest
@@ -11,9 +12,9 @@ from packetfs.testing.faults import Damage, Faults, Faulty
 from packetfs.wire import connection as connection_module
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import FrameType, encode
-from packetfs.wire.protocol import Bye, Client, Commit, Committed, Hello, Leased, Literals, Origin, Tree
+from packetfs.wire.protocol import Begin, Bye, Client, Commit, Committed, Hello, Leased, Literals, Origin, Tree
 from packetfs.wire.transports import Transport, memory_pair
-from tests.wire.talk import COMMIT, COMMITTED, HELLO, VERSION, WELCOME, joined, session_push_small
+from tests.wire.talk import COMMIT, COMMITTED, HELLO, ID, VERSION, WELCOME, joined, session_push_small
 
 ACK = encode(FrameType.ACK, 0, b"\x91\x07")
 
@@ -32,7 +33,7 @@ def serve(transport: Transport) -> None:
                         connection.send(origin.committed(COMMITTED))
                     case Bye():
                         return
-                    case Literals() | Tree():
+                    case Literals() | Begin() | Tree():
                         pass
             except PacketFSError:
                 return
@@ -44,7 +45,7 @@ def push(transport: Transport) -> Committed:
     with Connection(transport) as connection:
         connection.send(client.hello(msgspec.structs.replace(HELLO, intent="write")))
         client.receive(connection.receive())
-        connection.send(client.literals(b"literals"), client.tree(b"tree"), client.commit(COMMIT))
+        connection.send(client.literals(b"literals"), client.begin(ID), client.tree(b"tree"), client.commit(COMMIT))
         message = client.receive(connection.receive()).message
         with suppress(UnavailableError):  # it is durable: that nobody hears our farewell changes nothing
             connection.send(client.bye())
@@ -67,8 +68,8 @@ def pushed(faults: Faults) -> Committed | PacketFSError:
 
 def test_a_session_that_is_cut_at_any_byte_ends_at_once_and_says_so() -> None:
     said = session_push_small()
-    up = sum(len(said[index]) for index in (0, 2, 3, 4))  # what has to arrive for the push to be done
-    down = sum(len(said[index]) for index in (1, 5))
+    up = sum(len(said[index]) for index in (0, 2, 3, 4, 5))  # what has to arrive for the push to be done
+    down = sum(len(said[index]) for index in (1, 6))
 
     for offset in range(up):
         found = pushed(Faults(up=Damage(cut=offset)))
@@ -84,10 +85,11 @@ def test_a_session_that_is_cut_at_any_byte_ends_at_once_and_says_so() -> None:
 
 def test_a_session_with_any_byte_damaged_is_never_believed() -> None:
     said = session_push_small()
-    up = sum(len(said[index]) for index in (0, 2, 3, 4))
-    down = sum(len(said[index]) for index in (1, 5))
+    up = sum(len(said[index]) for index in (0, 2, 3, 4, 5))
+    down = sum(len(said[index]) for index in (1, 6))
     # A damaged length may make a side wait for bytes that never come; patience is the answer to that, tested below.
-    lengths = {offset + index for offset in (0, 73, 97, 117) for index in (4, 5, 6, 7)}
+    begins = accumulate((len(said[index]) for index in (0, 2, 3, 4)), initial=0)
+    lengths = {offset + index for offset in begins for index in (4, 5, 6, 7)}
     down_lengths = {offset + index for offset in (0, len(said[1])) for index in (4, 5, 6, 7)}
 
     for offset in sorted(set(range(up)) - lengths):
@@ -189,13 +191,13 @@ def test_bytes_and_round_trips_are_counted() -> None:
     with Connection(near) as connection:
         connection.send(client.hello(msgspec.structs.replace(HELLO, intent="write")))
         client.receive(connection.receive())
-        connection.send(client.literals(b"literals"), client.tree(b"tree"))
+        connection.send(client.literals(b"literals"), client.begin(ID), client.tree(b"tree"))
         connection.send(client.commit(COMMIT))
         client.receive(connection.receive())
 
         assert connection.round_trips == 2
-        assert connection.sent_bytes == sum(len(said[index]) for index in (0, 2, 3, 4))
-        assert connection.received_bytes == sum(len(said[index]) for index in (1, 5))
+        assert connection.sent_bytes == sum(len(said[index]) for index in (0, 2, 3, 4, 5))
+        assert connection.received_bytes == sum(len(said[index]) for index in (1, 6))
         connection.send(client.bye())
     server.join()
 

@@ -23,11 +23,13 @@ __all__ = [
     "all_moves",
     "all_refs",
     "append",
+    "by_id",
     "check_unmoved",
     "current",
     "history",
     "last_entry",
     "moved",
+    "position_at",
     "resolve",
     "snapshot_at",
     "verify_chain",
@@ -67,6 +69,14 @@ def last_entry(db: apsw.Connection, keys: Keys) -> tuple[Position, int]:
     return Position(seq, hash_), _checked(keys, seq, hash_, data).time_ns
 
 
+def position_at(db: apsw.Connection, keys: Keys, seq: int) -> Position | None:
+    """The position that entry `seq` led to; genesis for 0."""
+    if seq == 0:
+        return keys.genesis
+    rows = select(db, (bytes,), "SELECT hash FROM journal WHERE seq = ?", (seq,))
+    return Position(seq, rows[0][0]) if rows else None
+
+
 def append(keys: Keys, body: Body, *, previous: Position, epoch: int, time_ns: int) -> tuple[bytes, Position]:
     """The bytes of the entry after `previous`, and the position it leads to. Nothing is written yet: see `moved`."""
     entry = Entry(seq=previous.seq + 1, epoch=epoch, time_ns=time_ns, previous=previous.hash, body=body)
@@ -80,20 +90,21 @@ def current(db: apsw.Connection, ref: str) -> Move | None:
     return Move(*rows[0]) if rows else None
 
 
-def check_unmoved(db: apsw.Connection, ref: str, expected: Move | None) -> None:
-    """ConflictError if `ref` is not where it was when the push began."""
-    found = current(db, ref)
+def check_unmoved(db: apsw.Connection, ref: str, expected: bytes) -> None:
+    """ConflictError unless `ref` names the snapshot `expected`, or, if that is empty, is new."""
+    move = current(db, ref)
+    found = move.snapshot if move else b""
     if found == expected:
         return
-    before = f"snapshot {expected.snapshot[:6].hex()}" if expected else "no snapshot"
-    after = f"snapshot {found.snapshot[:6].hex()}" if found else "no snapshot"
+    before = f"snapshot {expected[:6].hex()}" if expected else "no snapshot"
+    after = f"snapshot {found[:6].hex()}" if found else "no snapshot"
     raise ConflictError(
         f"ref {ref!r} moved from {before} to {after} during the push",
         code="ref-moved",
         hint="run the push again: what it stored stays, so it is quick",
         ref=ref,
-        expected=expected.snapshot.hex() if expected else None,
-        found=found.snapshot.hex() if found else None,
+        expected=expected.hex() or None,
+        found=found.hex() or None,
     )
 
 
@@ -123,6 +134,13 @@ def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -
     if not isinstance(body, Commit) or body.snapshot_id != expected_id:
         raise _damaged(f"journal entry {seq} is not the commit of snapshot {expected_id[:6].hex()}")
     return _snapshot(keys, seq, body)
+
+
+def by_id(db: apsw.Connection, keys: Keys, id_: bytes) -> tuple[int, Snapshot] | None:
+    """The snapshot whose id begins with `id_`, of whatever ref, and the entry that committed it first."""
+    high = id_ + b"\xff" * (32 - len(id_))
+    rows = _moves(db, "snapshot BETWEEN ? AND ? ORDER BY seq LIMIT 1", (id_, high))
+    return (rows[0].seq, snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)) if rows else None
 
 
 def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:

@@ -74,6 +74,7 @@ class FrameType(IntEnum):
     BYE = 12
     LITERALS = 16
     TREE = 17
+    BEGIN = 18
     WELCOME = 32
     STATE = 33
     KNOWN = 34

@@ -5,7 +5,7 @@
     CHECK, RESOLVE                      STATE
     ASK                                 KNOWN
     LEASE                               LEASED
-    LITERALS, TREE                      nothing; now and then ACK, which no request asked for
+    LITERALS, BEGIN, TREE               nothing; now and then ACK, which no request asked for
     COMMIT                              COMMITTED
     WANT                                PLANNED, (LITERALS | TREE)*, DONE
     FETCH                               LITERALS*, DONE
@@ -48,8 +48,10 @@ __all__ = [
     "RECORD_BYTES",
     "SAID_BY_PEER",
     "SPOKEN",
+    "TAG_BYTES",
     "Ack",
     "Ask",
+    "Begin",
     "Bye",
     "Check",
     "Client",
@@ -161,9 +163,13 @@ class Hello(_Message, frozen=True, array_like=True):
     """The ref that it will be about; its state comes with WELCOME. Empty: none."""
     known: Prefix0 = b""
     """Beginning of the id of the snapshot of `ref` that the client holds."""
+    known_seq: Natural = 0
+    """The journal's position when the client last saw it, and the beginning of its hash: does the history go on?"""
+    known_hash: Annotated[bytes, Meta(max_length=8)] = b""
 
     def __post_init__(self) -> None:
         _empty_or(16, self.known)
+        _empty_or(8, self.known_hash)
         if self.ref:
             _ref(self.ref)
         if self.create and self.intent != "write":
@@ -220,8 +226,6 @@ class Commit(_Message, frozen=True, array_like=True):
     ref: Name
     expected: Digest0
     """Id of the snapshot that the ref names; empty when it is to be new."""
-    base: Digest0
-    """Id of the snapshot whose tree the script was made against; empty: none."""
     root_digest: Digest
     host: Text = ""
     user: Text = ""
@@ -230,11 +234,9 @@ class Commit(_Message, frozen=True, array_like=True):
     """The fields of `format.snapshot.Statistics`, in their order."""
     message: Text = ""
     root_is_source: bool = False
-    always: bool = False
 
     def __post_init__(self) -> None:
         _empty_or(32, self.expected)
-        _empty_or(32, self.base)
         _ref(self.ref)
 
 
@@ -249,11 +251,10 @@ class Committed(_Message, frozen=True, array_like=True):
     leased_segment: Segment0 = 0
     """The lease goes on, from `leased_head`; 0: it is over."""
     leased_head: Head = 0
-    statistics: Annotated[list[Natural], Meta(max_length=64)] = []
-    """As the snapshot has them."""
-    created: bool = True
-    """False: the ref named an equal tree already, and no snapshot was made."""
-    unique_bytes: Natural = 0
+    cpu_ms: Natural = 0
+    """What the session has used at the origin so far."""
+    anonymous_kib: Natural = 0
+    """The most anonymous memory that was seen there."""
 
 
 class Want(_Message, frozen=True, array_like=True):
@@ -267,8 +268,6 @@ class Want(_Message, frozen=True, array_like=True):
     """Id of the snapshot whose tree and data the client holds; empty: none."""
     data: bool = True
     """False: the tree only."""
-    complete: bool = True
-    """Whether the client holds all data of `base`, or only its tree."""
 
     def __post_init__(self) -> None:
         _empty_or(32, self.base)
@@ -305,13 +304,25 @@ class Done(_Message, frozen=True, array_like=True):
     """Those of them that were coded against a base."""
     coded_bytes: Natural = 0
     pointer_count: Natural = 0
-    runs: Natural = 0
+    cpu_ms: Natural = 0
+    """What the session has used at the origin so far."""
+    anonymous_kib: Natural = 0
+    """The most anonymous memory that was seen there."""
 
 
 class Literals(NamedTuple):
     """A body of literals (docs/formats/literals.md), as it is."""
 
     body: "Buffer"
+
+
+class Begin(_Message, frozen=True, array_like=True):
+    """The literals have been sent; the tree that follows is made from that of the snapshot `base`, or from nothing."""
+
+    base: Digest0 = b""
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.base)
 
 
 class Tree(NamedTuple):
@@ -402,6 +413,8 @@ class Welcome(_Message, frozen=True, array_like=True):
     """Of HELLO's ref; None when it named none."""
     leased: Leased | None = None
     """A first lease, for who wants to write."""
+    continues: bool = True
+    """Whether the journal goes on from the position that the client knew. If not, the origin went back in time."""
 
 
 class Bye(_Message, frozen=True, array_like=True):
@@ -446,7 +459,7 @@ def said_by_peer(error: BaseException) -> bool:
 
 Request: TypeAlias = Hello | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status
 Answer: TypeAlias = Welcome | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply
-Message: TypeAlias = Request | Answer | Literals | Tree | Ack | Bye | Failure
+Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Bye | Failure
 
 
 class Event(NamedTuple):
@@ -471,6 +484,7 @@ _STRUCTS: Final[dict[FrameType, type[_Message]]] = {
     FrameType.LOG: Log,
     FrameType.STATUS: Status,
     FrameType.BYE: Bye,
+    FrameType.BEGIN: Begin,
     FrameType.WELCOME: Welcome,
     FrameType.STATE: State,
     FrameType.KNOWN: Known,
@@ -581,7 +595,7 @@ _READING: Final = frozenset(
     {FrameType.CHECK, FrameType.RESOLVE, FrameType.ASK, FrameType.WANT, FrameType.FETCH, FrameType.REFS, FrameType.LOG,
      FrameType.STATUS}
 )  # fmt: skip
-_WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.TREE, FrameType.COMMIT})
+_WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
 
 SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
     Phase.NEW: frozenset({FrameType.HELLO}),
@@ -595,8 +609,8 @@ SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
 }
 """What the client may say in each phase; of it, only a session of intent "write" the frames that write."""
 
-_CLAIMED: Final = frozenset({FrameType.LITERALS, FrameType.TREE, FrameType.COMMIT})
-_UNANSWERED: Final = frozenset({FrameType.LITERALS, FrameType.TREE, FrameType.BYE})
+_CLAIMED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
+_UNANSWERED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.BYE})
 _ANSWERS: Final[Mapping[FrameType, FrameType]] = {
     FrameType.HELLO: FrameType.WELCOME,
     FrameType.CHECK: FrameType.STATE,
@@ -670,7 +684,7 @@ class _Side:
             case Hello():
                 self.phase = Phase.GREETING
                 self.intent = message.intent
-            case Literals() | Tree():
+            case Literals() | Begin() | Tree():
                 self.phase = Phase.SENDING
                 return 0
             case Commit():
@@ -732,31 +746,35 @@ class Client(_Side):
 
     def hello(self, message: Hello) -> Buffers:
         """Say who one is. Questions may follow without waiting."""
-        return self._say(message)
+        return self.say(message)
 
     def check(self, ref: str, id: bytes = b"") -> Buffers:  # noqa: A002 - it is what a snapshot's id is called
         """Is `ref` still where it was? The id may be given whole."""
-        return self._say(Check(ref, id[:16]))
+        return self.say(Check(ref, id[:16]))
 
     def resolve(self, ref: str, when: str = "latest") -> Buffers:
         """Which snapshot is meant?"""
-        return self._say(Resolve(ref, when))
+        return self.say(Resolve(ref, when))
 
     def ask(self, tags: bytes) -> Buffers:
         """Which chunks does the origin hold? At most ASK_TAGS_MAX of them; `request` is then the ticket."""
-        return self._say(Ask(tags))
+        return self.say(Ask(tags))
 
     def lease(self) -> Buffers:
         """Ask for a segment to fill."""
-        return self._say(Lease())
+        return self.say(Lease())
 
     def literals(self, body: "Buffer") -> Buffers:
         """Send bytes that belong to the lease."""
-        return self._say(Literals(body))
+        return self.say(Literals(body))
+
+    def begin(self, base: bytes) -> Buffers:
+        """Say what the tree that follows is made from."""
+        return self.say(Begin(base))
 
     def tree(self, body: "Buffer") -> Buffers:
         """Send a part of the tree script."""
-        return self._say(Tree(body))
+        return self.say(Tree(body))
 
     def commit(self, message: Commit) -> Buffers:
         """Ask for the commit of what was sent. Text is made valid, paths are cut to what a snapshot keeps of them."""
@@ -767,31 +785,31 @@ class Client(_Side):
             message=_text(message.message),
             paths=_fitting(message.paths),
         )
-        return self._say(fitting)
+        return self.say(fitting)
 
     def want(self, message: Want) -> Buffers:
         """Ask for a snapshot."""
-        return self._say(message)
+        return self.say(message)
 
     def fetch(self, extents: bytes) -> Buffers:
         """Ask for ranges. At most FETCH_EXTENTS_MAX of them."""
-        return self._say(Fetch(extents))
+        return self.say(Fetch(extents))
 
     def refs(self, after: str = "") -> Buffers:
         """Ask for the refs."""
-        return self._say(Refs(after))
+        return self.say(Refs(after))
 
     def log(self, ref: str, before_seq: int = (1 << 63) - 1) -> Buffers:
         """Ask for the history of a ref."""
-        return self._say(Log(ref, before_seq))
+        return self.say(Log(ref, before_seq))
 
     def status(self) -> Buffers:
         """Ask how the volume is."""
-        return self._say(Status())
+        return self.say(Status())
 
     def bye(self) -> Buffers:
         """End the session; what was sent and not committed stays provisional."""
-        return self._say(Bye())
+        return self.say(Bye())
 
     def receive(self, frame: Frame) -> Event:
         """What the origin said. A FAILURE is raised as the error that it names; `said_by_peer` tells it from ours.
@@ -819,7 +837,8 @@ class Client(_Side):
                 raise _skew(self.software, software, protocol)
         return Event(self._answered(message), message)
 
-    def _say(self, message: Message) -> Buffers:
+    def say(self, message: Message) -> Buffers:
+        """What any of the methods above does for its own message."""
         kind = _TYPES[type(message)]
         assert self._may_ask(kind), f"{kind.name} is said when {self.phase.value}"
         # Encoded first: a body that is too long is refused before anything has changed.
@@ -873,55 +892,55 @@ class Origin(_Side):
 
     def welcome(self, message: Welcome) -> Buffers:
         """Answer HELLO."""
-        return self._say(message)
+        return self.say(message)
 
     def state(self, message: State) -> Buffers:
         """Answer CHECK or RESOLVE."""
-        return self._say(message)
+        return self.say(message)
 
     def known(self, records: bytes) -> Buffers:
         """Answer ASK: one record of RECORD_BYTES for each tag."""
-        return self._say(Known(records))
+        return self.say(Known(records))
 
     def leased(self, segment: int, head: int) -> Buffers:
         """Answer LEASE."""
-        return self._say(Leased(segment, head))
+        return self.say(Leased(segment, head))
 
     def ack(self, durable_bytes: int) -> Buffers:
         """Tell how much is durable."""
-        return self._say(Ack(durable_bytes))
+        return self.say(Ack(durable_bytes))
 
     def committed(self, message: Committed) -> Buffers:
         """Answer COMMIT."""
-        return self._say(message)
+        return self.say(message)
 
     def planned(self, message: Planned) -> Buffers:
         """Begin to answer WANT."""
-        return self._say(message)
+        return self.say(message)
 
     def literals(self, body: "Buffer") -> Buffers:
         """Go on answering WANT or FETCH."""
-        return self._say(Literals(body))
+        return self.say(Literals(body))
 
     def tree(self, body: "Buffer") -> Buffers:
         """Go on answering WANT."""
-        return self._say(Tree(body))
+        return self.say(Tree(body))
 
     def done(self, message: Done) -> Buffers:
         """Finish the answer to WANT or FETCH."""
-        return self._say(message)
+        return self.say(message)
 
     def ref_list(self, message: RefList) -> Buffers:
         """Answer REFS."""
-        return self._say(message)
+        return self.say(message)
 
     def log_page(self, message: LogPage) -> Buffers:
         """Answer LOG."""
-        return self._say(message)
+        return self.say(message)
 
     def status_reply(self, fields: Mapping[str, object]) -> Buffers:
         """Answer STATUS."""
-        return self._say(StatusReply({name: _value(value) for name, value in fields.items()}))
+        return self.say(StatusReply({name: _value(value) for name, value in fields.items()}))
 
     def failure(self, error: PacketFSError) -> Buffers:
         """Answer the oldest request with an error; without one (literals, a tree) this is `fail`."""
@@ -934,7 +953,8 @@ class Origin(_Side):
         self._failed(0)
         return _frame(Failure.of(error), 0)
 
-    def _say(self, message: Message) -> Buffers:
+    def say(self, message: Message) -> Buffers:
+        """What any of the methods above does for its own message."""
         kind = _TYPES[type(message)]
         assert self._may_answer(kind), f"{kind.name} is said when {self.phase.value}"
         buffers = _frame(message, 0 if kind is FrameType.ACK else self.asked)
