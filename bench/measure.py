@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,14 +45,14 @@ def run(command: Sequence[str | Path], cwd: Path, settle: Path, environment: dic
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
         )
-        sampler = _Sampler(child.pid)
+        sampler = PeakMemory(lambda: tree(child.pid))
         sampler.start()
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         ended = time.perf_counter()
         sync(settle)
         synced = time.perf_counter()
-        peak = sampler.stop()
+        (peak,) = sampler.stop()
         if child.returncode != 0:
             output.seek(0)
             tail = output.read()[-2000:].decode(errors="replace")
@@ -91,26 +91,32 @@ def parse_counts(table: str) -> dict[str, int]:
     return {name: int(calls) for calls, name in row.findall(table) if name != "total"}
 
 
-class _Sampler(threading.Thread):
-    """Adds up RssAnon over the tree of processes below `pid`, and keeps the highest sum seen."""
+class PeakMemory(threading.Thread):
+    """Adds up RssAnon over each group of processes, and keeps the highest sum seen of each.
 
-    def __init__(self, pid: int) -> None:
+    A group is a function that says which processes it has now, so that children and daemons are found as they come.
+    """
+
+    def __init__(self, *groups: Callable[[], Iterable[int]]) -> None:
         super().__init__(daemon=True)
-        self._pid = pid
-        self._peak = 0
+        self._groups = groups
+        self._peaks = [0] * len(groups)
         self._stop_now = threading.Event()
 
     def run(self) -> None:
         while not self._stop_now.wait(1 / SAMPLES_PER_S):
-            self._peak = max(self._peak, sum(map(_rss_anon_bytes, _tree(self._pid))))
+            for number, group in enumerate(self._groups):
+                self._peaks[number] = max(self._peaks[number], sum(map(rss_anon_bytes, group())))
 
-    def stop(self) -> int:
+    def stop(self) -> list[int]:
+        """The peaks, in the order of the groups."""
         self._stop_now.set()
         self.join()
-        return self._peak
+        return self._peaks
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """The process and everything below it."""
     found = [pid]
     for parent in found:
         try:
@@ -122,7 +128,8 @@ def _tree(pid: int) -> list[int]:
     return found
 
 
-def _rss_anon_bytes(pid: int) -> int:
+def rss_anon_bytes(pid: int) -> int:
+    """Anonymous memory of one process; 0 if it is gone."""
     try:
         with open(f"/proc/{pid}/status") as status:
             for line in status:
@@ -131,6 +138,18 @@ def _rss_anon_bytes(pid: int) -> int:
     except OSError:  # it ended between two looks
         pass
     return 0
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """User + system time of these processes and of the children that they have waited for."""
+    ticks = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:15]))
+        except OSError:  # it ended between two looks
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def disk_bytes(path: Path) -> int:

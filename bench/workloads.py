@@ -161,11 +161,11 @@ def _write_large(path: Path, number: int, length: int) -> None:
     dice = random.Random(number)
     with path.open("wb") as file:
         while (left := length - file.tell()) > 0:
-            piece = dice.randbytes(MIB) if number < LARGE_FILES // 2 else _log_lines(dice)
+            piece = dice.randbytes(MIB) if number < LARGE_FILES // 2 else log_lines(dice)
             file.write(piece[:left])
 
 
-def _log_lines(dice: random.Random) -> bytes:
+def log_lines(dice: random.Random) -> bytes:
     """Some ten thousand lines as a web service writes them: fixed words, numbers that never repeat in order."""
     paths = ("/api/v1/items", "/api/v1/orders", "/health", "/static/app.js", "/login", "/search?q=")
     clock = dice.randrange(10**9)

@@ -1,0 +1,500 @@
+"""The rows of the transfer table: what is there, what changes, over which link, and what the figure must be.
+
+Trees are made from pinned packages and seeded generators, so that two machines move the same bytes; only the pages of a
+database carry the times at which it wrote them. A case decides nothing: `bench/transfer.py` plays and judges it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bench.harness import Link
+from bench.packages import DATA, Package, unpack
+from bench.pairs import PAIRS, Pair
+from bench.workloads import MIB, log_lines
+
+Make = Callable[[Path], None]  # makes or changes the tree at this path
+DAY_NS = 1_700_000_000_000_000_000  # any fixed day
+SEED = 20_261_124
+
+TREE_STORY = "the unpacked sdist of numpy 2.4.6 beside its wheel 2.2.3"
+TREE = (
+    Package("numpy", "numpy-2.4.6.tar.gz", "f3a3570c4a2a16746ac2c31a7c7c7b0c186b95ce902e33db6f28094ed7387dda"),
+    next(pair.newer for pair in PAIRS if pair.name == "numpy 2.2.2 -> 2.2.3"),
+)
+SESSION, PUSH, PULL, SSH = "packetfs session", "packetfs push", "packetfs pull", "ssh alone"
+RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
+PATCH = "zstd --patch-from"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What must be true of one figure. The figure of every subject of `ours` is judged, and the worst decides."""
+
+    ours: tuple[str, ...]
+    figure: str  # an attribute of Reading
+    at_most: float  # bytes, seconds or round trips; or a factor, if one of the next is given
+    beside: tuple[str, ...] = ()  # times the smallest of these subjects' figures
+    of_source: bool = False  # times the bytes of the source
+    over: str = ""  # after taking off what this case showed for the same subject
+    net_of_ssh: bool = False  # after taking off what ssh alone takes, for who opens a connection
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row. `old` is None for a first copy; `new` turns the old tree into what is to arrive."""
+
+    name: str
+    story: str
+    old: Make | None
+    new: Make
+    goals: tuple[Goal, ...]
+    subjects: tuple[str, ...]
+    link: Link = field(default_factory=Link)
+    timed: bool = False  # medians of several rounds; otherwise one, for bytes are exact
+    probe_ms: int = 0  # a second run at this round trip tells how many round trips there were
+    killed_at: float = 0.0  # of the source's bytes; the measured run is the one after
+    full: bool = False  # takes so long or so much disk that it is run on request only
+    pair: bool = False  # one of the version pairs, which have a median goal together
+
+
+def cases() -> list[Case]:
+    """All rows, in the order of the table."""
+    return [*_small_changes(), *_large_file(), *_version_pairs(), *_first_copies(), *_far_away(), *_memory(), _killed()]
+
+
+# The rows
+
+
+def _small_changes() -> list[Case]:
+    peers = (*RSYNC, "unison", "restic")
+    everyone = (SESSION, PUSH, PULL, SSH, *peers)
+    warm = (SESSION,)
+
+    def budget(limit: float, over: str = "") -> tuple[Goal, ...]:
+        if over:
+            return (Goal((SESSION, PUSH, PULL), "wire_bytes", limit, over=over),)
+        return (Goal((SESSION, PUSH, PULL), "wire_bytes", limit, net_of_ssh=True),)
+
+    return [
+        Case(
+            "no-op",
+            "nothing has changed",
+            _tree,
+            _nothing,
+            (Goal(warm, "wire_bytes", 200), Goal(warm, "round_trips", 1)),
+            everyone,
+        ),
+        Case(
+            "no-op over cold ssh",
+            "nothing has changed; net of what ssh alone takes",
+            _tree,
+            _nothing,
+            (
+                Goal((PUSH, PULL), "wire_bytes", 1_000, net_of_ssh=True),
+                Goal((PUSH, PULL), "round_trips", 2.5, net_of_ssh=True),  # counted by time: half a one is noise
+            ),
+            (PUSH, PULL, SSH, "rsync -a", "unison"),
+            probe_ms=100,
+        ),
+        Case("90 files", "28 random bytes appended to each of 90 files", _tree, _edit_90, budget(8_000), everyone),
+        Case(
+            "directory renamed",
+            "the largest directory below the top that has at least 1,000 files",
+            _tree,
+            _rename_directory,
+            budget(300, over="no-op"),
+            everyone,
+        ),
+        Case("touch", "every file gets a new time", _tree, _touch, budget(50_000), everyone),
+    ]
+
+
+def _large_file() -> list[Case]:
+    subjects = (SESSION, PUSH, PULL, SSH, *RSYNC)
+    all_ours = (SESSION, PUSH, PULL)
+    name = "256 MiB"
+    return [
+        Case(
+            f"{name}, no-op",
+            "one incompressible file",
+            _noise_256,
+            _nothing,
+            (),
+            (*all_ours, SSH),
+        ),
+        Case(
+            f"{name}, 100 x 16 B",
+            "16 random bytes overwritten in 100 places of one incompressible file",
+            _noise_256,
+            _overwrite,
+            (Goal(all_ours, "wire_bytes", 5_000, net_of_ssh=True),),
+            subjects,
+        ),
+        Case(
+            f"{name}, 1 B inserted",
+            "one byte inserted at its front",
+            _noise_256,
+            _insert_byte,
+            (Goal(all_ours, "wire_bytes", 1_000, net_of_ssh=True),),
+            subjects,
+        ),
+        Case(
+            f"{name}, renamed",
+            "the file gets another name",
+            _noise_256,
+            _rename_file,
+            (Goal(all_ours, "wire_bytes", 300, over=f"{name}, no-op"),),
+            subjects,
+        ),
+    ]
+
+
+def _version_pairs() -> list[Case]:
+    names = {pair.name: pair for pair in PAIRS}
+
+    def releases(*wanted: str) -> tuple[Make, Make]:
+        chosen = [names[name] for name in wanted]
+        return partial(_releases, chosen, newer=False), partial(_releases, chosen, newer=True)
+
+    rows: list[tuple[str, str, tuple[Make, Make]]] = [
+        ("wheel numpy", "numpy 2.2.2 -> 2.2.3, unpacked", releases("numpy 2.2.2 -> 2.2.3")),
+        ("wheel scipy", "scipy 1.15.1 -> 1.15.2, unpacked", releases("scipy 1.15.1 -> 1.15.2")),
+        ("sdist django", "django 5.2.18 -> 5.2.19", releases("django 5.2.18 -> 5.2.19")),
+        ("sdist salt", "salt 3008.4 -> 3008.5", releases("salt 3008.4 -> 3008.5")),
+        (
+            "node_modules",
+            "typescript 5.7.2 -> 5.7.3, react-dom 19.0.0 -> 19.1.0, next 15.1.6 -> 15.1.7",
+            releases("typescript 5.7.2 -> 5.7.3", "react-dom 19.0.0 -> 19.1.0", "next 15.1.6 -> 15.1.7"),
+        ),
+        (
+            "crates",
+            "six vendored crates, each to its next release",
+            releases(*(pair.name for pair in PAIRS if pair.newer.filename.endswith(".crate"))),
+        ),
+        ("database pages", "PostgreSQL's base/ before and after pgbench", (partial(_pages, 0), partial(_pages, 1))),
+        ("float32 rows", "64 MiB of 4,000-byte float32 rows, every tenth replaced", (_floats, _floats_changed)),
+        ("insert", "1 KiB inserted into 128 MiB of log lines at 10 %", (partial(_log, 128), _log_insert)),
+        ("append", "1 % appended to 128 MiB of log lines", (partial(_log, 128), _log_append)),
+    ]
+    ours = (SESSION, PUSH, PULL)
+    goal = Goal(ours, "wire_bytes", 1.02, beside=(PATCH,))
+    subjects = (*ours, SSH, "rsync -az", "rsync -az -B4096", PATCH, "xdelta3")
+    return [Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True) for name, story, (old, new) in rows]
+
+
+def _first_copies() -> list[Case]:
+    gigabit = Link(mbit_per_s=1_000)
+    both = (PUSH, PULL)
+    return [
+        Case(
+            "first copy of the tree",
+            TREE_STORY,
+            None,
+            _tree,
+            (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
+            (SESSION, *both, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
+        ),
+        Case(
+            "first copy of 1 GiB",
+            "one incompressible file",
+            None,
+            partial(_noise, 1024),
+            (
+                Goal(both, "wire_bytes", 1.003, of_source=True),
+                Goal(both, "wall_s", 1.0, beside=("rsync -a",)),
+                Goal(both, "cpu_s", 1.3, beside=("scp",)),
+            ),
+            (*both, "rsync -a", "scp"),
+            link=gigabit,
+            timed=True,
+        ),
+    ]
+
+
+def _far_away() -> list[Case]:
+    far = Link(round_trip_ms=100)
+    story = "web-sys 0.3.77, 1,664 files"
+    peers = ("rsync -a", "rsync -az", "unison", "restic")
+    return [
+        Case(
+            "100 ms, no-op",
+            story,
+            _files_1664,
+            _nothing,
+            (Goal((SESSION,), "wall_s", 0.15),),
+            (SESSION, PUSH, PULL, *peers),
+            link=far,
+            timed=True,
+        ),
+        Case(
+            "100 ms, first copy",
+            story,
+            None,
+            _files_1664,
+            (Goal((PUSH, PULL), "wall_s", 1.0, beside=("rsync -a", "rsync -az")),),
+            (PUSH, PULL, *peers),
+            link=far,
+            timed=True,
+        ),
+    ]
+
+
+def _memory() -> list[Case]:
+    goal = Goal((PUSH, PULL), "anon_bytes", 96 * MIB)
+    subjects = (PUSH, PULL, "rsync -a")
+    return [
+        Case("memory, 4 GiB", "one incompressible file", None, partial(_noise, 4096), (goal,), subjects, full=True),
+        Case("memory, 10^6 files", "a million files of 100 bytes", None, _million, (goal,), subjects, full=True),
+    ]
+
+
+def _killed() -> Case:
+    return Case(
+        "killed at 60 %",
+        "256 MiB incompressible, first copy killed with SIGKILL once 60 % are sent; the figure is of the run after",
+        None,
+        _noise_256,
+        (Goal((PUSH,), "sent_bytes", 0.45, of_source=True),),
+        (PUSH, "rsync -a", "rsync -a --partial"),
+        link=Link(mbit_per_s=1_000),
+        killed_at=0.6,
+    )
+
+
+# The trees
+
+
+def _tree(place: Path) -> None:
+    for package in TREE:
+        _copy(unpack(package, DATA / "trees"), place / package.project / package.stem)
+
+
+def _files_1664(place: Path) -> None:
+    pair = next(pair for pair in PAIRS if pair.name == "web-sys 0.3.76 -> 0.3.77")
+    _copy(pair.trees()[1], place)
+
+
+def _releases(pairs: list[Pair], place: Path, *, newer: bool) -> None:
+    # At the same path before and after: the directory's name does not say the version.
+    _emptied(place)
+    for pair in pairs:
+        _copy(pair.trees()[newer], place / pair.name.split()[0])
+
+
+def _noise_256(place: Path) -> None:
+    _noise(256, place)
+
+
+def _noise(mib: int, place: Path) -> None:
+    kept = DATA / "generated" / f"noise-{mib}.bin"
+
+    def write(path: Path) -> None:
+        dice = random.Random(SEED)
+        with path.open("wb") as file:
+            for _ in range(mib):
+                file.write(dice.randbytes(MIB))
+
+    _copy(_generated(kept, write), place / "noise.bin")
+
+
+def _floats(place: Path) -> None:
+    _floats_of(place, every_changed=0)
+
+
+def _floats_changed(place: Path) -> None:
+    _floats_of(place, every_changed=10)
+
+
+def _floats_of(place: Path, every_changed: int) -> None:
+    # Weights: three bytes of noise, one of sign and exponent that takes few values.
+    exponents = bytes((0x3C, 0x3D, 0x3D, 0xBC, 0xBD, 0xBD, 0x3E, 0xBE)[value & 7] for value in range(256))
+    dice, other = random.Random(SEED), random.Random(SEED + 1)
+    length, rows = 4_000, 64 * MIB // 4_000
+    with (place / "weights.f32").open("wb") as file:
+        for _ in range(rows):
+            row = dice.randbytes(length)
+            if every_changed and other.randrange(every_changed) == 0:
+                row = other.randbytes(length)
+            values = bytearray(row)
+            values[3::4] = values[3::4].translate(exponents)
+            file.write(values)
+
+
+def _log(mib: int, place: Path) -> None:
+    def write(path: Path) -> None:
+        dice = random.Random(SEED)
+        with path.open("wb") as file:
+            while file.tell() < mib * MIB:
+                file.write(log_lines(dice))
+            file.truncate(mib * MIB)
+
+    _copy(_generated(DATA / "generated" / f"log-{mib}.log", write), place / "service.log")
+
+
+def _million(place: Path) -> None:
+    dice = random.Random(SEED)
+    for outer in range(1_000):
+        directory = place / f"{outer:03d}"
+        directory.mkdir()
+        for inner in range(1_000):
+            (directory / f"{inner:03d}").write_bytes(dice.randbytes(100))
+
+
+def _pages(state: int, place: Path) -> None:
+    """The data files of a small database, before (0) and after (1) two thousand transactions."""
+    kept = DATA / "generated" / "pages"
+    if not (kept / "1").exists():
+        shutil.rmtree(kept, ignore_errors=True)
+        _run_pgbench(kept)
+    _emptied(place)
+    _copy(kept / str(state), place)
+
+
+def _run_pgbench(kept: Path) -> None:
+    binaries = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    if not binaries:
+        raise SystemExit("the pages of a database need PostgreSQL: apt-get install postgresql")
+    tools = Path(binaries[-1])
+    owner = pwd.getpwnam("postgres")
+    as_owner = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
+    with tempfile.TemporaryDirectory(prefix="packetfs-pages-") as scratch:
+        os.chown(scratch, owner.pw_uid, owner.pw_gid)
+        data = f"{scratch}/data"
+
+        def tool(*command: str) -> None:
+            # No shared library is asked for a locale: the pages must not depend on the desk.
+            whole = [*as_owner, str(tools / command[0]), *command[1:]]
+            done = subprocess.run(whole, cwd=scratch, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(whole)}: {done.stderr[-500:]}")
+
+        def server(act: str) -> None:
+            settings = f"-c listen_addresses='' -c unix_socket_directories={scratch} -c fsync=off -c autovacuum=off"
+            tool("pg_ctl", "-D", data, "-w", "-l", f"{scratch}/log", "-o", settings, act)
+
+        tool("initdb", "-D", data, "--no-locale", "--encoding=UTF8", "--no-sync", "-A", "trust")
+        server("start")
+        tool("createdb", "-h", scratch, "bench")
+        tool("pgbench", "-h", scratch, "-i", "-q", "-s", "10", "bench")
+        server("stop")
+        _copy(Path(data, "base"), kept / "0")
+        server("start")
+        tool("pgbench", "-h", scratch, "-n", "-t", "2000", f"--random-seed={SEED}", "bench")
+        server("stop")
+        _copy(Path(data, "base"), kept / "1")
+
+
+# The changes
+
+
+def _nothing(place: Path) -> None:
+    pass
+
+
+def _edit_90(place: Path) -> None:
+    files = _files(place)
+    dice = random.Random(SEED)
+    for number in range(90):
+        path = files[number * len(files) // 90]
+        os.chmod(path, os.stat(path).st_mode | 0o200)
+        with open(path, "ab") as file:
+            file.write(dice.randbytes(28))
+
+
+def _rename_directory(place: Path) -> None:
+    """Rename the largest directory that has at least 1,000 files beneath it, and none of its children has."""
+    counts: dict[str, int] = {}
+    for path in _files(place):
+        for parent in Path(path).relative_to(place).parents:
+            counts[str(parent)] = counts.get(str(parent), 0) + 1
+    large = {path: count for path, count in counts.items() if count >= 1_000 and path != "."}
+    leaves = [path for path in large if not any(other.startswith(f"{path}/") for other in large)]
+    chosen = place / max(leaves, key=lambda path: (large[path], path))
+    chosen.rename(chosen.with_name(f"{chosen.name}-renamed"))
+
+
+def _touch(place: Path) -> None:
+    """What `find -exec touch {} +` does: odd times, a few dozen different ones, increasing."""
+    for number, path in enumerate(_files(place)):
+        moment = DAY_NS + number // 200 * 4_000_037 + 123_456_789
+        os.utime(path, ns=(moment, moment))
+
+
+def _overwrite(place: Path) -> None:
+    path = place / "noise.bin"
+    dice = random.Random(SEED + 2)
+    with path.open("r+b") as file:
+        for _ in range(100):
+            file.seek(dice.randrange(path.stat().st_size - 16))
+            file.write(dice.randbytes(16))
+
+
+def _insert_byte(place: Path) -> None:
+    path = place / "noise.bin"
+    path.write_bytes(b"\x01" + path.read_bytes())
+
+
+def _rename_file(place: Path) -> None:
+    (place / "noise.bin").rename(place / "renamed.bin")
+
+
+def _log_insert(place: Path) -> None:
+    path = place / "service.log"
+    content = path.read_bytes()
+    at = len(content) // 10
+    path.write_bytes(content[:at] + random.Random(SEED + 3).randbytes(1024) + content[at:])
+
+
+def _log_append(place: Path) -> None:
+    path = place / "service.log"
+    dice = random.Random(SEED + 4)
+    with path.open("ab") as file:
+        added = bytearray()
+        while len(added) < path.stat().st_size // 100:
+            added += log_lines(dice)
+        file.write(added[: path.stat().st_size // 100])
+
+
+# The tools
+
+
+def _files(place: Path) -> list[str]:
+    found = [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names]
+    return sorted(path for path in found if not os.path.islink(path))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        subprocess.run(["cp", "-a", "-T", source, target], check=True)
+    else:
+        subprocess.run(["cp", "-p", source, target], check=True)
+
+
+def _emptied(place: Path) -> None:
+    for path in place.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _generated(path: Path, write: Callable[[Path], None]) -> Path:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        write(unfinished)
+        os.utime(unfinished, ns=(DAY_NS, DAY_NS))
+        unfinished.replace(path)
+    return path
