@@ -983,12 +983,80 @@ fn a_script_of_version_1_is_the_golden_one() {
     assert_eq!(script.len(), 1);
     assert_eq!(script[0], std::fs::read(golden).unwrap());
     assert_eq!(world.apply(&script, Some(&a)).unwrap().0, b);
-    let column = |column: Column| super::apply::tests::column(&script[0], column);
+    let column = |column: Column| apply::tests::column(&script[0], column);
     let ops: BTreeSet<u8> = column(Column::Ops).iter().map(|byte| byte & 7).collect();
     assert_eq!(ops, (0..8).collect());
     let ways: BTreeSet<u8> = column(Column::Ways).iter().map(|way| way & !way::LAST).collect();
     assert_eq!(ways, [0, 1, 2, 3, 8].into());
-    let empty: Vec<usize> =
-        (0..COLUMNS).filter(|&at| super::apply::tests::column_at(&script[0], at).is_empty()).collect();
+    let empty: Vec<usize> = (0..COLUMNS).filter(|&at| apply::tests::column_at(&script[0], at).is_empty()).collect();
     assert_eq!(empty, [Column::Digests as usize]);
+}
+
+/// Grants a segment of its own to each ingest.
+struct Granter(Arc<Space>, u64);
+
+impl crate::ingest::Host for Granter {
+    fn grant(&mut self, full: Option<crate::ingest::LeaseHandle>) -> Result<crate::ingest::LeaseHandle> {
+        assert!(full.is_none());
+        self.1 += 1;
+        Ok(Arc::new(std::sync::Mutex::new(Lease::open(&self.0, self.1, 0, 0, true)?.unwrap())))
+    }
+
+    fn progress(&mut self, _progress: &crate::ingest::Progress) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_an_ingest_stored_is_where_it_is_expected() {
+    let mut world = World::new();
+    let sources = tempfile::tempdir().unwrap();
+    let write = |path: String, bytes: &[u8]| {
+        let path = sources.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    let noise = |seed: usize, length: usize| {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    };
+    (0..300).for_each(|at| write(format!("d{}/e{}/f{at}", at % 5, at % 30), &noise(at, 100 + 37 * at)));
+    (0..1500).for_each(|at| write(format!("many/f{at}"), &noise(1000 + at, 1 + at % 90)));
+    write("large".into(), &noise(7, 5 << 20));
+    let mut host = Granter(Arc::clone(&world.space), 1);
+    let mut push = |world: &mut World, previous: Option<&Entry>| {
+        let options = crate::ingest::Options {
+            prior: None,
+            next: None,
+            previous: previous.and_then(Entry::page),
+            clean_before_ns: 0,
+            clean_device: 0,
+            dry_run: false,
+        };
+        let source = crate::ingest::Source { path: sources.path().to_path_buf(), name: None };
+        let ingested = crate::ingest::ingest(&world.space, &[source], &options, &mut host).unwrap();
+        let committed = ingested.lease.unwrap().lock().unwrap().sync().unwrap();
+        world.space.admit(&[committed]).unwrap();
+        crate::page::decode_root(&ingested.root).unwrap()
+    };
+
+    let a = push(&mut world, None);
+    (0..30).for_each(|at| write(format!("d{}/e{at}/f{at}", at % 5), &noise(5000 + at, 200)));
+    write("many/f700".into(), b"other");
+    let mut large = noise(7, 5 << 20);
+    large[3_000_000..][..1000].fill(7);
+    write("large".into(), &large);
+    std::fs::rename(sources.path().join("d0/e5"), sources.path().join("d1/moved")).unwrap();
+    std::fs::remove_file(sources.path().join("many/f1")).unwrap();
+    let b = push(&mut world, Some(&a));
+
+    for (new, base, unexpected) in [(&b, Some(&a), 6), (&b, None, 60), (&a, None, 2)] {
+        there(&world, new, base);
+        let script = world.script(new, base);
+        assert_eq!(script.len(), 1);
+        let places = apply::tests::column(&script[0], Column::Places);
+        let surprises = places.iter().filter(|&&byte| byte != 0).count();
+        assert!(places.len() > 30 && surprises <= unexpected, "{places:?}");
+    }
 }
