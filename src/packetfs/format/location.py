@@ -69,7 +69,7 @@ class Location:
             user = f"{self.endpoint.user}@" if self.endpoint.user else ""
             host = f"{user}{self.endpoint.host}:"
         volume = self.volume
-        if "::" in volume:
+        if "::" in volume or volume.endswith(":"):
             return self.url()
         if not host and (":" in volume.partition("/")[0] or _SCHEME.match(volume)):
             volume = f"./{volume}"

@@ -20,14 +20,14 @@ from packetfs.volume.keys import Keys
 __all__ = [
     "Move",
     "Ref",
-    "all_moves",
     "all_refs",
     "append",
     "by_id",
     "check_unmoved",
+    "commits",
     "current",
-    "history",
     "last_entry",
+    "log",
     "moved",
     "position_at",
     "resolve",
@@ -36,6 +36,7 @@ __all__ = [
     "visited",
 ]
 
+_SEQ_MAX: Final = (1 << 63) - 1
 _PAGE: Final = 256  # rows read at a time, so that a long history is never in memory as a whole
 
 
@@ -125,6 +126,22 @@ def visited(db: apsw.Connection, ref: str, time_ns: int) -> None:
     db.execute("INSERT OR REPLACE INTO visits VALUES (?, ?)", (ref, time_ns))
 
 
+def commits(db: apsw.Connection, keys: Keys, after_seq: int) -> list[tuple[str, int, Snapshot]]:
+    """(ref, seq, snapshot) of the commits after entry `after_seq`, oldest first; a page of them, by the chain alone."""
+    found: list[tuple[str, int, Snapshot]] = []
+    seq = after_seq
+    statement = "SELECT seq, hash, entry FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+    while not found and (rows := select(db, (int, bytes, bytes), statement, (seq, _PAGE))):
+        for number, hash_, data in rows:
+            if number != seq + 1:
+                raise _damaged(f"journal entry {seq + 1} is missing")
+            seq = number
+            body = _checked(keys, seq, hash_, data).body
+            if isinstance(body, Commit):
+                found.append((body.ref, seq, _snapshot(keys, seq, body)))
+    return found
+
+
 def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -> Snapshot:
     """The snapshot that journal entry `seq` committed, checked against the entry's hash and its own id."""
     rows = select(db, (bytes, bytes), "SELECT hash, entry FROM journal WHERE seq = ?", (seq,))
@@ -152,12 +169,13 @@ def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
         raise NotFoundError(f"the volume has no ref {ref!r}", code="ref-not-found", hint=known, ref=ref)
     match when:
         case Back(count):
-            rows = _moves(db, "ref = ? ORDER BY seq DESC LIMIT 1 OFFSET ?", (ref, count))
+            found = _back(db, keys, ref, count)
         case AtTime(time_ns):
-            rows = _moves(db, "ref = ? AND time_ns <= ? ORDER BY seq DESC LIMIT 1", (ref, time_ns))
+            found = _at_time(db, keys, ref, time_ns)
         case ById(prefix):
             rows = _by_id(db, ref, prefix)
-    if not rows:
+            found = snapshot_at(db, keys, rows[0].seq, rows[0].snapshot) if rows else None
+    if found is None:
         raise NotFoundError(
             f"ref {ref!r} has no snapshot {when}",
             code="snapshot-not-found",
@@ -165,20 +183,48 @@ def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
             ref=ref,
             when=str(when),
         )
-    return snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)
+    return found
 
 
-def history(db: apsw.Connection, ref: str, before_seq: int) -> list[Move]:
-    """The newest moves of `ref` before entry `before_seq`, newest first; a page of them."""
-    return _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, _PAGE))
+def log(db: apsw.Connection, keys: Keys, ref: str, before_seq: int, count: int) -> list[tuple[int, Snapshot]]:
+    """At most `count` (seq, snapshot) of `ref` before entry `before_seq`, newest first.
+
+    Rows of `moves` have no checksum, snapshots have: each names its parent, so that a row that was lost, or belongs to
+    another ref, shows.
+    """
+    moves = _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, count + 1))
+    found = [(move.seq, snapshot_at(db, keys, move.seq, move.snapshot)) for move in moves]
+    newer = _moves(db, "ref = ? AND seq >= ? ORDER BY seq LIMIT 1", (ref, before_seq))
+    if newer and found:
+        expected = snapshot_at(db, keys, newer[0].seq, newer[0].snapshot).parent
+    else:
+        newest = current(db, ref)
+        expected = newest.snapshot if newest else b""
+    for _, snapshot in found:
+        if snapshot.id != expected:
+            raise _damaged(f"the moves of ref {ref!r} do not follow from the journal")
+        expected = snapshot.parent
+    if len(found) <= count and expected:
+        raise _damaged(f"the first moves of ref {ref!r} are missing")
+    return found[:count]
 
 
-def all_moves(db: apsw.Connection, after_seq: int) -> list[Move]:
-    """Moves of all refs after entry `after_seq`, oldest first; a page of them."""
-    rows = select(db, (int,), "SELECT seq FROM journal WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, _PAGE))
-    if not rows:
-        return []
-    return _moves(db, "seq > ? AND seq <= ? ORDER BY seq", (after_seq, rows[-1][0]))
+def _back(db: apsw.Connection, keys: Keys, ref: str, count: int) -> Snapshot | None:
+    before_seq = _SEQ_MAX
+    while page := log(db, keys, ref, before_seq, min(count + 1, _PAGE)):
+        if count < len(page):
+            return page[count][1]
+        count -= len(page)
+        before_seq = page[-1][0]
+    return None
+
+
+def _at_time(db: apsw.Connection, keys: Keys, ref: str, time_ns: int) -> Snapshot | None:
+    newer = _moves(db, "ref = ? AND time_ns > ? ORDER BY seq LIMIT 1", (ref, time_ns))
+    page = log(db, keys, ref, newer[0].seq if newer else _SEQ_MAX, 1)
+    if page and page[0][1].time_ns > time_ns:
+        raise _damaged(f"the times of the moves of ref {ref!r} are not those of the journal")
+    return page[0][1] if page else None
 
 
 def all_refs(db: apsw.Connection, keys: Keys) -> list[Ref]:

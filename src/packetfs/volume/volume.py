@@ -215,10 +215,7 @@ class Volume(Trees):
         seq = 0
         while True:
             with self.journal.reading() as db:
-                page = [
-                    (move.ref, move.seq, refs.snapshot_at(db, self.keys, move.seq, move.snapshot))
-                    for move in refs.all_moves(db, seq)
-                ]
+                page = refs.commits(db, self.keys, seq)
             if not page:
                 return
             yield from page
@@ -335,15 +332,12 @@ class Volume(Trees):
             self.damaged = found
             self.space.distrust(found)
 
-    def log_page(self, ref: str, before_seq: int | None, count: int) -> list[tuple[int, Snapshot]]:
+    def log_page(self, ref: str, before_seq: int, count: int) -> list[tuple[int, Snapshot]]:
         """At most `count` (seq, snapshot) of `ref` before entry `before_seq`, newest first."""
         with self.journal.reading() as db:
-            newest = refs.current(db, check_ref(ref))
-            if newest is None:
+            if refs.current(db, check_ref(ref)) is None:
                 refs.resolve(db, self.keys, ref, LATEST)  # raises what says which refs there are
-            after = before_seq if before_seq is not None else newest.seq + 1 if newest else 0
-            moves = refs.history(db, ref, after)[:count]
-            return [(move.seq, refs.snapshot_at(db, self.keys, move.seq, move.snapshot)) for move in moves]
+            return refs.log(db, self.keys, ref, before_seq, count)
 
     def _history(self, ref: str, before_seq: int) -> Iterator[Snapshot]:
         while page := self.log_page(ref, before_seq, _PAGE):
