@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
 
-from packetfs import __version__, kernel
+from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import (
     ConflictError,
@@ -26,6 +26,7 @@ from packetfs.format.address import Extent, segment_of
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot, Statistics
 from packetfs.format.when import parse_when
+from packetfs.release import VERSION
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
 from packetfs.volume.commit import Proposal, commit
@@ -66,7 +67,7 @@ class _Serving:
         self._env = env
         self._stack = stack
         self._usage = Usage()
-        self._origin = protocol.Origin(software=__version__)
+        self._origin = protocol.Origin(software=VERSION)
         self._volume: Volume | None = None
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
@@ -154,7 +155,7 @@ class _Serving:
         known = volume.at(hello.known_seq)
         yield protocol.Welcome(
             protocol=protocol.PROTOCOL,
-            software=__version__,
+            software=VERSION,
             volume_id=volume.id,
             chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
             keys=volume.space.peer_keys,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from packetfs import __version__, kernel
+from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import DamagedError, InvalidError, NotFoundError, PacketFSError, RefusedError
 from packetfs.events import Change, Progress
@@ -24,6 +24,7 @@ from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
+from packetfs.release import VERSION
 from packetfs.sync.plan import base_of
 from packetfs.sync.usage import Usage
 from packetfs.volume import Ref, Source, Status
@@ -80,7 +81,7 @@ class Link:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._client = protocol.Client(software=__version__)
+        self._client = protocol.Client(software=VERSION)
         self._rules = threading.Lock()
         self._hearing = threading.Lock()
         self._saying = threading.Lock()
@@ -189,7 +190,7 @@ class Session:
             welcome = link.ask(
                 protocol.Hello(
                     protocol=protocol.PROTOCOL,
-                    software=__version__,
+                    software=VERSION,
                     volume=os.fsencode(volume),
                     intent="write" if writes else "read",
                     create=create,
