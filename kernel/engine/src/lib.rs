@@ -8,6 +8,7 @@ pub mod address;
 pub mod beneath;
 pub mod checkout;
 pub mod chunker;
+pub mod coding;
 pub mod diff;
 pub mod digest;
 pub mod error;
