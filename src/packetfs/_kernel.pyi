@@ -75,15 +75,24 @@ class Space:
         avg: int,
         max: int,
         normalisation: int,
-    ) -> Space: ...
+        peer_keys: bytes | None = None,
+    ) -> Space:
+        """Open a volume, or with the `peer_keys` of an origin a replica of it, whose `secret` is its own."""
+    @property
+    def peer_keys(self) -> bytes:
+        """Digest key and cut key, 32 bytes each: what a replica shares with its origin. A secret."""
     def admit(self, rows: Sequence[tuple[int, int, int]]) -> None:
-        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up."""
+        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up.
+
+        The rows of `Lease.flush` may be admitted too; they are taken back if that lease is closed without a sync.
+        """
     def slot(self, segment: int) -> str:
         """The name under which `segment` rests: 10 hex digits."""
-    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool) -> Lease | None:
+    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool, sparse: bool = False) -> Lease | None:
         """Take `segment` to fill it from `head`; None while another live process (or lease) holds it.
 
-        Cuts the chunk table to `table_bytes`. `fresh` creates the files.
+        Cuts the chunk table to `table_bytes`. `fresh` creates the files. `sparse` is for a replica: the data file may
+        end before `head` and have holes, a fresh one begins at `head` too, and gaps below it may be filled.
         """
     def view(self, address: int, length: int) -> memoryview:
         """Committed bytes, every chunk verified, without a copy. The range must be whole chunks.
@@ -102,6 +111,18 @@ class Space:
     def lookup(self, page: Page, name: bytes) -> Entry | None: ...
     def extents(self, entry: Entry) -> list[Extent]:
         """Where the content of a file is, in order; a hole has address 0."""
+    def find_tags(self, tags: Buffer) -> bytes:
+        """Which chunks of kind data have digests that begin with these tags (8 bytes each, little-endian).
+
+        44 bytes a tag: address u64, length u32, digest; all zeros when it is not known. Only what is committed, durable
+        as far as this process knows, and not distrusted.
+        """
+    def absent(self, root: bytes, within: bytes) -> list[Extent]:
+        """What of the content of a tree, at and below the path `within` (empty: all), is not here.
+
+        Ascending, joined, each byte once; nothing if there is no such path. The tree's pages must be here. Of a file
+        whose list of extents is not here only the list is answered: ask again once it is.
+        """
     def verify(self, segment: int, start: int, budget: int) -> tuple[int, int, list[Extent]]:
         """Check chunks of `segment` from offset `start`, about `budget` bytes.
 
@@ -132,8 +153,16 @@ class Lease:
     @property
     def room(self) -> int:
         """Bytes that still fit."""
+    @property
+    def head(self) -> int:
+        """Offset in the segment of the next byte to be appended."""
     def append_journal(self, data: bytes) -> int:
         """Append one chunk of kind journal; its address."""
+    def flush(self) -> tuple[int, int, int]:
+        """Put everything appended into the files, so that this process can read it once the answer is admitted.
+
+        Not durable, not for the journal: closing the lease without a sync takes it back.
+        """
     def sync(self) -> tuple[int, int, int]:
         """Make everything appended durable; (segment, head, chunk-table bytes) for the journal.
 

@@ -396,7 +396,7 @@ mod tests {
     impl Host for Granter {
         fn grant(&mut self, _full: Option<LeaseHandle>) -> Result<LeaseHandle> {
             self.segment += 1;
-            let lease = Lease::open(&self.space, self.segment, 0, 0, true)?.expect("nobody else has it");
+            let lease = Lease::open(&self.space, self.segment, 0, 0, true, false)?.expect("nobody else has it");
             Ok(Arc::new(Mutex::new(lease)))
         }
 
