@@ -22,6 +22,7 @@ pub mod lease;
 pub mod map;
 pub mod page;
 pub mod scan;
+pub mod script;
 pub mod slot;
 pub mod space;
 pub mod stat_cache;
