@@ -9,8 +9,10 @@ use zstd_sys::ZSTD_EndDirective;
 
 use crate::{Error, Result};
 
-/// Bytes that are coded at once, at most.
-pub const RAW_BYTES_MAX: usize = 8 << 20;
+/// A long run is coded in pieces of this.
+pub const PIECE_BYTES: usize = 8 << 20;
+/// Bytes that are coded at once, at most: a part of a list of extents may be so much longer than a piece.
+pub const RAW_BYTES_MAX: usize = PIECE_BYTES + (64 << 10);
 /// Bytes of a base, at most.
 pub const BASE_BYTES_MAX: usize = 16 << 20;
 /// Bytes that runs of less than [`LARGE_RUN_BYTES`] are grouped to.
@@ -23,6 +25,9 @@ pub const STREAM_WINDOW_LOG: u32 = 24;
 const LEVEL: i32 = 3;
 /// The level of deltas of more than a group: what such runs share with their base is long.
 const LARGE_LEVEL: i32 = 1;
+/// What a delta takes for a long match, and how many positions (a power of two) share a place in its table.
+const LONG_MATCH_BYTES: u32 = 32;
+const LONG_MATCH_RATE_LOG: u32 = 5;
 /// Bytes of a sample that tells whether a group is worth a coding at all; three of them are taken.
 const SAMPLE_BYTES: usize = 16 << 10;
 
@@ -255,23 +260,31 @@ fn log2(bytes: usize) -> u32 {
 }
 
 /// Appends `raw`, coded against `base`.
+///
+/// Long matches are found by a table of their own. Without it, 90 files that use the same few words find each other
+/// instead of their base: 110 KB instead of 3.
 fn delta(raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let from = out.len();
-    delta_at(LARGE_LEVEL, raw, base, out)?;
-    // Level 3 cuts blocks that level 1 does not, on suspicion: 130 bytes of each 128 KiB that are all in the base. So
-    // it gets its turn only where much is new.
-    if raw.len() <= GROUP_BYTES && out.len() - from > raw.len() / 64 {
-        let mut better = Vec::new();
-        delta_at(LEVEL, raw, base, &mut better)?;
-        if better.len() < out.len() - from {
-            out.truncate(from);
-            out.append(&mut better);
-        }
+    delta_with(LARGE_LEVEL, true, raw, base, out)?;
+    if raw.len() > GROUP_BYTES {
+        return Ok(());
+    }
+    // What is nearly all in the base is told in a tenth less without that table, and by level 1: level 3 cuts blocks on
+    // suspicion, which costs it 130 bytes of each 128 KiB. Where much is new, level 3 is the better one.
+    let is_nearly_all = out.len() - from < raw.len() / 64;
+    let mut other = Vec::new();
+    match is_nearly_all {
+        true => delta_with(LARGE_LEVEL, false, raw, base, &mut other)?,
+        false => delta_with(LEVEL, true, raw, base, &mut other)?,
+    }
+    if other.len() < out.len() - from {
+        out.truncate(from);
+        out.append(&mut other);
     }
     Ok(())
 }
 
-fn delta_at(level: i32, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()> {
+fn delta_with(level: i32, long_matches: bool, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let total_log = log2(raw.len() + base.len());
     let mut context = compressor(level)?;
     // The default tables are made for the source alone: too small for a prefix of a mebibyte, they find nothing in it.
@@ -280,6 +293,14 @@ fn delta_at(level: i32, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<()
     context.set_parameter(CParameter::HashLog(hash_log)).map_err(failed)?;
     if level == LEVEL {
         context.set_parameter(CParameter::ChainLog(hash_log - 1)).map_err(failed)?;
+    }
+    if long_matches {
+        context.set_parameter(CParameter::EnableLongDistanceMatching(true)).map_err(failed)?;
+        context.set_parameter(CParameter::LdmMinMatch(LONG_MATCH_BYTES)).map_err(failed)?;
+        context.set_parameter(CParameter::LdmHashRateLog(LONG_MATCH_RATE_LOG)).map_err(failed)?;
+        context
+            .set_parameter(CParameter::LdmHashLog((hash_log + 1).saturating_sub(LONG_MATCH_RATE_LOG)))
+            .map_err(failed)?;
     }
     context.ref_prefix(base).map_err(failed)?;
     let from = out.len();
@@ -468,7 +489,7 @@ mod tests {
 
     #[test]
     fn a_base_that_resembles_leaves_little_whatever_the_size() {
-        for length in [3000, 100_000, 1 << 20, RAW_BYTES_MAX] {
+        for length in [3000, 100_000, 1 << 20, PIECE_BYTES] {
             let base = noise(1, 2 * length);
             let mut raw = base[length / 2..length / 2 + length].to_vec();
             raw[length / 2] ^= 1;
@@ -482,6 +503,23 @@ mod tests {
             Decoder::new().decode(coding, &coded, &base, length, &mut found).unwrap();
             assert!(found == raw);
         }
+    }
+
+    #[test]
+    fn files_that_are_much_alike_find_their_own_base() {
+        let (mut base, mut raw) = (Vec::new(), Vec::new());
+        for file in 0..90 {
+            let old = text(file, 2000 + 29 * (file as usize * 7 % 331));
+            base.extend_from_slice(&old);
+            raw.extend_from_slice(&old);
+            raw.extend(noise(1000 + file, 28));
+        }
+        let mut coded = Vec::new();
+
+        let coding = Encoder::new().encode(&raw, &base, &mut coded).unwrap();
+
+        assert_eq!(coding, Coding::Delta);
+        assert!(coded.len() < 90 * 28 + 90 * 8, "{}", coded.len());
     }
 
     #[test]

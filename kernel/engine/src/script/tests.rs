@@ -62,7 +62,7 @@ impl PageSink for World {
 impl World {
     fn new() -> World {
         let (directory, space) = empty_space();
-        let lease = Lease::open(&space, 1, 0, 0, true).unwrap().unwrap();
+        let lease = Lease::open(&space, 1, 0, 0, true, false).unwrap().unwrap();
         World { _directory: directory, space, lease, chunks: HashMap::new(), pages: HashMap::new() }
     }
 
