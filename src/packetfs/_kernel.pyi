@@ -8,7 +8,7 @@ A call takes and gives *batches*; the GIL is released while the engine works. Wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -258,6 +258,9 @@ class Ingested:
     def known_bytes(self) -> int:
         """Bytes that were read and found in the volume."""
     @property
+    def asked_known_bytes(self) -> int:
+        """Of these, bytes that only the origin had; they are here now as well."""
+    @property
     def new_bytes(self) -> int:
         """Bytes that were read and stored."""
     @property
@@ -276,6 +279,23 @@ class Ingested:
     def problems(self) -> list[tuple[bytes, str, int]]:
         """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
 
+@type_check_only
+class Ask(Protocol):
+    """The way to a replica's origin, as `ingest` uses it. What it answers is checked."""
+
+    def begin(self, tags: bytes, /) -> int:
+        """Send the question about these tags, as `Space.find_tags` takes them, and do not wait; a ticket.
+
+        Up to nine questions are on their way at once. If the ingest fails, some are never ended.
+        """
+    def end(self, ticket: int, /) -> bytes:
+        """Wait for the answer, as `Space.find_tags` gives it. Tickets come in the order in which they began."""
+    def lease_for(self, segment: int, /) -> Lease:
+        """The sparse lease of a segment of the origin, where the bytes that are known there are put.
+
+        The same one each time, and the one that `grant` gave if that fills this segment. The caller syncs it.
+        """
+
 def ingest(
     space: Space,
     sources: Sequence[tuple[bytes, bytes | None]],
@@ -288,6 +308,7 @@ def ingest(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
@@ -296,6 +317,9 @@ def ingest(
     rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
     stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+
+    With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
+    them. Everything is called from the calling thread.
     """
 
 def ingest_stream(
@@ -308,6 +332,7 @@ def ingest_stream(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""
 

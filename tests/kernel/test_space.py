@@ -2,6 +2,7 @@
 
 import struct
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -12,6 +13,7 @@ from packetfs.errors import InvalidError
 VOLUME_ID: Final = bytes(16)
 CHUNKS: Final = (8 << 10, 32 << 10, 128 << 10, 2)
 CONTENT: Final = b"what is in the file"
+NOISE: Final = Random(1).randbytes(640_000)  # no two chunks are equal, and it is worth asking about
 
 
 def opened(directory: Path, secret: int, peer_keys: bytes | None = None) -> kernel.Space:
@@ -19,11 +21,13 @@ def opened(directory: Path, secret: int, peer_keys: bytes | None = None) -> kern
     return kernel.Space(bytes(directory), VOLUME_ID, bytes([secret]) * 32, *CHUNKS, peer_keys)
 
 
-def stored(space: kernel.Space, directory: Path) -> tuple[kernel.Ingested, kernel.Lease]:
-    """`directory` in segment 1, not synced."""
+def stored(
+    space: kernel.Space, directory: Path, *, segment: int = 1, ask: "Asking | None" = None
+) -> tuple[kernel.Ingested, kernel.Lease]:
+    """`directory` in one segment, not synced."""
 
     def grant(full: kernel.Lease | None) -> kernel.Lease:
-        lease = space.lease(1, 0, 0, True)
+        lease = space.lease(segment, 0, 0, True)
         assert lease is not None
         assert full is None
         return lease
@@ -39,10 +43,35 @@ def stored(space: kernel.Space, directory: Path) -> tuple[kernel.Ingested, kerne
         dry_run=False,
         grant=grant,
         progress=lambda *_: None,
+        ask=ask,
     )
     lease = done.lease
     assert lease is not None
     return done, lease
+
+
+class Asking:
+    """A replica asks its origin, in one process."""
+
+    def __init__(self, origin: kernel.Space, replica: kernel.Space) -> None:
+        self.origin = origin
+        self.replica = replica
+        self.leases: dict[int, kernel.Lease] = {}
+        self.questions: list[bytes] = []
+
+    def begin(self, tags: bytes) -> int:
+        self.questions.append(tags)
+        return len(self.questions) - 1
+
+    def end(self, ticket: int) -> bytes:
+        return self.origin.find_tags(self.questions[ticket])
+
+    def lease_for(self, segment: int) -> kernel.Lease:
+        if segment not in self.leases:
+            lease = self.replica.lease(segment, 0, 0, True, sparse=True)
+            assert lease is not None
+            self.leases[segment] = lease
+        return self.leases[segment]
 
 
 @pytest.fixture
@@ -117,3 +146,44 @@ def test_a_sparse_lease_begins_where_the_origin_is(tmp_path: Path, tree: Path) -
 def test_what_is_no_root_has_nothing_absent(tmp_path: Path) -> None:
     with pytest.raises(InvalidError):
         opened(tmp_path / "volume", 1).absent(b"no root", b"")
+
+
+def test_an_ingest_into_a_replica_points_at_what_the_origin_has(tmp_path: Path, tree: Path) -> None:
+    (tree / "large").write_bytes(NOISE)
+    origin = opened(tmp_path / "origin", 1)
+    first, lease = stored(origin, tree)
+    origin.admit([lease.sync()])
+    replica = opened(tmp_path / "replica", 2, origin.peer_keys)
+    asking = Asking(origin, replica)
+
+    done, lease = stored(replica, tree, segment=2, ask=asking)
+    replica.admit([lease.sync(), asking.leases[1].sync()])
+
+    assert done.root_digest == first.root_digest
+    assert done.new_bytes == 0
+    assert done.asked_known_bytes == done.known_bytes == len(NOISE) + len(CONTENT)
+    root = kernel.decode_root(done.root)
+    assert root.page is not None
+    entry = replica.lookup(root.page, b"large")
+    assert entry is not None
+    assert {address >> 26 for address, _ in replica.extents(entry)} == {1}
+    pieces = [piece for address, length in replica.extents(entry) for piece in replica.read(address, length)]
+    assert b"".join(pieces) == NOISE
+
+
+def test_what_asking_raises_stops_the_ingest_and_passes_through(tmp_path: Path, tree: Path) -> None:
+    (tree / "large").write_bytes(NOISE)
+    space = opened(tmp_path / "replica", 2)
+
+    class Broken(Asking):
+        def end(self, ticket: int) -> bytes:
+            raise ConnectionResetError(ticket)
+
+    class Lying(Asking):
+        def end(self, ticket: int) -> bytes:
+            return b"\xff" * (len(self.questions[ticket]) // 8 * 44)
+
+    with pytest.raises(ConnectionResetError):
+        stored(space, tree, ask=Broken(space, space))
+    with pytest.raises(InvalidError):
+        stored(space, tree, ask=Lying(space, space))
