@@ -118,15 +118,19 @@ impl Incoming {
         Ok(true)
     }
 
-    /// Begins the script of a tree from `base`, which this side holds with all its data. What was received so far is
-    /// written and can be found from here on, though it is not durable.
-    pub fn begin_tree(&mut self, base: Option<&Entry>) -> Result<()> {
+    /// Begins the script of a tree from `base`, which this side holds. What was received so far is written and can be
+    /// found from here on, though it is not durable.
+    ///
+    /// A `sparse` receiver, a replica, may take a tree without the data of all files; what comes out is then what the
+    /// peer says, and the host compares the root digest with one that it trusts.
+    pub fn begin_tree(&mut self, base: Option<&Entry>, sparse: bool) -> Result<()> {
         let mut rows = Vec::new();
         for handle in self.leases.held.values() {
             rows.push(lock(handle).flush_all()?);
         }
         self.space.admit(&rows)?;
-        self.applier = Some(Applier::new(&self.space, base)?);
+        let applier = Applier::new(&self.space, base)?;
+        self.applier = Some(if sparse { applier.sparse() } else { applier });
         self.tree_decoder = Decoder::with_window(TREE_WINDOW_LOG);
         Ok(())
     }

@@ -118,6 +118,8 @@ impl Outgoing {
     /// not `data`, and the lists of extents that are objects of their own, wherever they are.
     /// - A push says by `fresh` which ranges are new: what lies in them has to travel, nothing else.
     /// - A pull gives none: what is not reachable from `base` has to travel.
+    ///   The script then tells the content digests of files whose data does not travel, and needs a receiver that is
+    ///   sparse.
     ///
     /// Then [`tree`](Outgoing::tree) gives the script from `base` to `new`.
     pub fn plan(
@@ -160,8 +162,13 @@ impl Outgoing {
             }
             Ok(())
         })?;
+        let lacks_data = fresh.is_none() && !(data && within.is_empty());
         let holds: Holds = Box::new(move |page| Ok(known.holds(page)));
-        self.script = Some(script::Encoder::new(space, new, base, holds));
+        let encoder = script::Encoder::new(space, new, base, holds);
+        self.script = Some(match lacks_data {
+            true => encoder.telling_digests(move |path, _| Ok(!(data && is_within(path, &within)))),
+            false => encoder,
+        });
         Ok(())
     }
 

@@ -146,18 +146,30 @@ impl Side {
 
 /// Sends `tree` from one side to the other, which has `base`.
 fn send(from: &Side, to: &Side, tree: &Tree, base: Option<&Tree>, is_push: bool) -> Taken {
+    send_part(from, to, tree, base, is_push, b"", true)
+}
+
+fn send_part(
+    from: &Side,
+    to: &Side,
+    tree: &Tree,
+    base: Option<&Tree>,
+    is_push: bool,
+    within: &[u8],
+    data: bool,
+) -> Taken {
     let taken_leases = Arc::new(Mutex::new(Vec::new()));
     let mut incoming = Incoming::new(&to.space, to.lease_for(&taken_leases));
     let mut outgoing = Outgoing::new(&from.space);
     let base = base.map(|base| &base.root);
-    outgoing.plan(&tree.root, base, is_push.then_some(&tree.fresh), b"", true).unwrap();
+    outgoing.plan(&tree.root, base, is_push.then_some(&tree.fresh), within, data).unwrap();
     let mut taken = Taken::default();
     while let Some(body) = outgoing.literals().unwrap() {
         taken.literals += body.len();
         taken.bodies += 1;
         taken.put += incoming.literals(&body).unwrap();
     }
-    incoming.begin_tree(base).unwrap();
+    incoming.begin_tree(base, to.is_replica).unwrap();
     while let Some(body) = outgoing.tree().unwrap() {
         taken.tree += body.len();
         incoming.tree(&body).unwrap();
@@ -321,4 +333,113 @@ fn a_byte_inserted_at_the_front_takes_less_than_1_kb() {
 
     eprintln!("MEASURED 1 byte at the front: {taken:?}");
     assert!(taken.bytes() <= 1000, "{taken:?}");
+}
+
+#[test]
+fn a_replica_takes_a_tree_without_data_and_later_what_is_absent_of_it() {
+    let source = place();
+    for index in 0..50 {
+        write(&source.path().join(format!("d{}/f{index}", index % 5)), &text(index, 3000));
+    }
+    let (origin, replica) = pair();
+    let tree = origin.ingest(source.path(), None);
+    let taken = send_part(&origin, &replica, &tree, None, false, b"/d2/", true);
+    assert_eq!(taken.put, 10 * 3000);
+    assert!(replica.space.absent(&tree.root, b"d2").unwrap().is_empty());
+    let absent = replica.space.absent(&tree.root, b"").unwrap();
+    assert_eq!(absent.iter().map(|extent| extent.length).sum::<u64>(), 40 * 3000);
+
+    let leases = Arc::new(Mutex::new(Vec::new()));
+    let mut incoming = Incoming::new(&replica.space, replica.lease_for(&leases));
+    let mut outgoing = Outgoing::new(&origin.space);
+    outgoing.add(&absent).unwrap();
+    outgoing.add(&absent[..1]).unwrap();
+    let mut put = 0;
+    while let Some(body) = outgoing.literals().unwrap() {
+        put += incoming.literals(&body).unwrap();
+    }
+    let rows: Vec<Committed> =
+        leases.lock().unwrap().iter().map(|lease| lease.lock().unwrap().sync().unwrap()).collect();
+    replica.space.admit(&rows).unwrap();
+
+    assert_eq!(put, 40 * 3000);
+    assert!(replica.content(&tree) == on_disk(source.path()));
+    let again = send(&origin, &replica, &tree, None, false);
+    assert_eq!(again.put, 0, "what is here is not put again");
+}
+
+#[test]
+fn a_body_changed_on_the_way_or_without_its_base_puts_nothing_else_than_what_was_sent() {
+    let source = place();
+    write(&source.path().join("text"), &text(1, 50_000));
+    let (origin, replica, base, _) = pulled(source.path());
+    write(&source.path().join("text"), &[text(1, 50_000), noise(2, 500)].concat());
+    let tree = replica.ingest(source.path(), Some(&base));
+    let mut outgoing = Outgoing::new(&replica.space);
+    outgoing.plan(&tree.root, Some(&base.root), Some(&tree.fresh), b"", true).unwrap();
+    let body = outgoing.literals().unwrap().unwrap();
+    assert_eq!(body[0], Coding::Delta as u8);
+    let leases = Arc::new(Mutex::new(Vec::new()));
+    let receive = |side: &Side, body: &[u8]| Incoming::new(&side.space, side.lease_for(&leases)).literals(body);
+
+    let fresh = tree.fresh.iter().flat_map(|extent| replica.space.chunks(*extent).unwrap());
+    let sent: Vec<ChunkRef> = fresh.filter(|chunk| chunk.kind == Kind::Data).collect();
+    for at in 0..body.len() {
+        let mut changed = body.clone();
+        changed[at] ^= 0x10;
+        if receive(&origin, &changed).is_ok() {
+            // Another address, or another way to code the same: what was put is what was sent all the same.
+            let is_put =
+                |chunk: &ChunkRef| origin.space.find(&chunk.digest, chunk.length(), Kind::Data).unwrap().is_some();
+            assert!(sent.iter().all(is_put), "byte {at}");
+        }
+        leases.lock().unwrap().clear();
+    }
+    let (stranger, _) = pair();
+    assert!(matches!(receive(&stranger, &body), Err(Error::Damaged(_) | Error::Invalid(_))));
+    assert!(leases.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_host_that_grants_no_lease_ends_the_transfer_and_nothing_is_put() {
+    let source = place();
+    write(&source.path().join("text"), &text(1, 50_000));
+    let (origin, replica) = pair();
+    let tree = origin.ingest(source.path(), None);
+    let mut outgoing = Outgoing::new(&origin.space);
+    outgoing.plan(&tree.root, None, None, b"", true).unwrap();
+    let refuse = Box::new(|segment| Err(Error::Refused(format!("segment {segment} is not yours"))));
+    let mut incoming = Incoming::new(&replica.space, refuse);
+
+    let body = outgoing.literals().unwrap().unwrap();
+
+    assert!(matches!(incoming.literals(&body), Err(Error::Refused(_))));
+    assert!(incoming.segments().is_empty());
+}
+
+#[test]
+fn a_tree_body_before_its_tree_or_with_a_base_or_cut_short_is_refused() {
+    let source = place();
+    write(&source.path().join("text"), &text(1, 5000));
+    let (origin, replica) = pair();
+    let tree = origin.ingest(source.path(), None);
+    let mut outgoing = Outgoing::new(&origin.space);
+    outgoing.plan(&tree.root, None, None, b"", false).unwrap();
+    assert!(outgoing.literals().unwrap().is_none());
+    let body = outgoing.tree().unwrap().unwrap();
+    assert!(outgoing.tree().unwrap().is_none());
+    let leases = Arc::new(Mutex::new(Vec::new()));
+    let mut incoming = Incoming::new(&replica.space, replica.lease_for(&leases));
+    assert!(incoming.tree(&body).is_err() && incoming.finish_tree().is_err());
+    let mut delta = body.clone();
+    delta[0] = Coding::Delta as u8;
+    for wrong in [&delta[..], &[], &[1], &[1, 255, 255, 255, 255, 15], &body[..body.len() - 1]] {
+        incoming.begin_tree(None, true).unwrap();
+        assert!(incoming.tree(wrong).is_err() || incoming.finish_tree().is_err(), "{wrong:?}");
+    }
+
+    incoming.begin_tree(None, true).unwrap();
+    incoming.tree(&body).unwrap();
+
+    assert_eq!(incoming.finish_tree().unwrap().1, tree.digest);
 }

@@ -50,6 +50,7 @@ pub struct Applier {
     frames: Vec<Frame>,
     waiting_bytes: usize,
     accepted: Accepted,
+    is_sparse: bool,
     is_broken: bool,
 }
 
@@ -78,8 +79,17 @@ impl Applier {
             frames: Vec::new(),
             waiting_bytes: 0,
             accepted: Accepted::default(),
+            is_sparse: false,
             is_broken: false,
         })
+    }
+
+    /// For a replica that takes a tree of which it does not hold all data: a content digest may be told instead of
+    /// following from chunks, and directories that are pointed at are not held against chunks of files. What comes out
+    /// is then what the peer says: the caller compares its root digest with one that it trusts.
+    pub fn sparse(mut self) -> Self {
+        self.is_sparse = true;
+        self
     }
 
     /// Does what a part says, and calls `place` with each page that this completes. Pages of the base that stay are
@@ -192,7 +202,7 @@ impl Applier {
     fn begin(&mut self, columns: &mut Columns<'_>, place: &mut Place<'_>) -> Result<()> {
         let Some(frame) = self.frames.last_mut() else { return Ok(()) };
         let Some(entry) = frame.held.take() else { return Ok(()) };
-        let mut placer = Placer::new(&self.space, &mut self.state.head, &frame.old, columns, place);
+        let mut placer = Placer::new(&self.space, &mut self.state.tip, &frame.old, columns, place);
         frame.builder.push(entry, &mut placer)?;
         if placer.has_stored {
             self.waiting_bytes -= frame.waiting_bytes - FRAME_BYTES;
@@ -233,7 +243,7 @@ impl Applier {
         };
         let Frame { entry, is_added, builder, old, waiting_bytes, .. } = frame;
         self.waiting_bytes -= waiting_bytes;
-        let mut placer = Placer::new(&self.space, &mut self.state.head, &old, columns, place);
+        let mut placer = Placer::new(&self.space, &mut self.state.tip, &old, columns, place);
         let page = builder.finish(&mut placer)?;
         let before = if is_added { self.state.blank(entry.name, true) } else { entry };
         let mut entry = self.fields(columns, before, true)?;
@@ -270,6 +280,11 @@ impl Applier {
         if has(field::MTIME) {
             entry.mtime_ns = self.mtime(columns)?;
         }
+        let told = match has(field::DIGEST) {
+            true if self.is_sparse && has(field::CONTENT) => Some(columns.get(Column::Digests).array()?),
+            true => return Err(Error::Refused("a tree script tells a content digest, which nobody asked for".into())),
+            false => None,
+        };
         let old_size = entry.size;
         if has(field::SIZE) {
             entry.size = size(columns, old_size)?;
@@ -278,7 +293,7 @@ impl Applier {
             _ if is_rebuilt => {}
             EntryKind::File => {
                 if has(field::CONTENT) {
-                    (entry.content, entry.digest) = self.content(columns, &entry)?;
+                    (entry.content, entry.digest) = self.content(columns, &entry, told)?;
                 } else if entry.size != old_size {
                     return Err(Error::Invalid("a tree script gives a file another size and no content".into()));
                 } else if entry.size == 0 {
@@ -342,14 +357,17 @@ impl Applier {
     }
 
     /// The content of a file, `old` but for its size.
-    fn content(&mut self, columns: &mut Columns<'_>, old: &Entry) -> Result<(Content, Digest)> {
+    fn content(&mut self, columns: &mut Columns<'_>, old: &Entry, told: Option<Digest>) -> Result<(Content, Digest)> {
         if old.size == 0 {
             return Ok(self.nothing());
         }
         let first = columns.get(Column::Ways).byte()?;
         if first != way::LISTED {
             let extents = self.extents(columns, first, old.size, &mut BaseFile::of(old))?;
-            let digest = content_digest(&self.space, extents.iter().copied().map(Ok))?;
+            let digest = match told {
+                Some(told) => told,
+                None => content_digest(&self.space, extents.iter().copied().map(Ok))?,
+            };
             return Ok((Content::Extents(extents), digest));
         }
         let (count, bytes) =
@@ -361,7 +379,11 @@ impl Applier {
         let list = self.extents(columns, first, bytes, &mut BaseFile { extents: &[], offset: 0 })?;
         let content = Content::Listed { list, count };
         let listed = Entry { size: old.size, content, ..Entry::default() };
-        let digest = content_digest(&self.space, tree::extents(Trees(&self.space), &listed))?;
+        let mut extents = tree::extents(Trees(&self.space), &listed);
+        let digest = match told {
+            Some(told) => extents.try_fold(told, |told, extent| extent.map(|_| told))?,
+            None => content_digest(&self.space, extents)?,
+        };
         Ok((listed.content, digest))
     }
 
@@ -381,7 +403,7 @@ impl Applier {
             let is_last = way & way::LAST != 0;
             let from = match way & way::MASK {
                 way::HOLE => None,
-                way::HEAD => Some(self.state.head),
+                way::TIP => Some(self.state.tip),
                 way::BASE => match base.expected() {
                     None => return Err(Error::Invalid("a tree script expects bytes that the base has not".into())),
                     expected => expected,
@@ -403,7 +425,7 @@ impl Applier {
                 _ => return Err(Error::Invalid("a tree script has extents that are longer than their file".into())),
             }
             match way & way::MASK {
-                way::HEAD => self.state.head = extent.end(),
+                way::TIP => self.state.tip = extent.end(),
                 way::ELSEWHERE => self.state.elsewhere = extent.end(),
                 _ => {}
             }
@@ -428,7 +450,7 @@ impl Applier {
                 let address = self.state.elsewhere.wrapping_add(distance as u64);
                 let length = u32::try_from(columns.get(Column::ExtentLengths).varint()?)
                     .map_err(|_| Error::Invalid("a page cannot be so long".into()))?;
-                let page = self.accepted.directory(&self.space, address, length)?;
+                let page = self.accepted.directory(&self.space, address, length, !self.is_sparse)?;
                 self.state.elsewhere = page.extent().end();
                 entry.content = Content::Directory(page);
             }
@@ -539,7 +561,7 @@ impl<'a> Columns<'a> {
 /// Gives each rebuilt page its address; one that the base has keeps its own.
 struct Placer<'a, 'c, 'p> {
     space: &'a Space,
-    head: &'a mut Address,
+    tip: &'a mut Address,
     old: &'a OldPages,
     columns: &'a mut Columns<'c>,
     place: &'a mut Place<'p>,
@@ -549,12 +571,12 @@ struct Placer<'a, 'c, 'p> {
 impl<'a, 'c, 'p> Placer<'a, 'c, 'p> {
     fn new(
         space: &'a Space,
-        head: &'a mut Address,
+        tip: &'a mut Address,
         old: &'a OldPages,
         columns: &'a mut Columns<'c>,
         place: &'a mut Place<'p>,
     ) -> Self {
-        Placer { space, head, old, columns, place, has_stored: false }
+        Placer { space, tip, old, columns, place, has_stored: false }
     }
 }
 
@@ -564,11 +586,11 @@ impl PageSink for Placer<'_, '_, '_> {
         if let Some(old) = self.old.get(page_digest) {
             return Ok((old.address, old.length));
         }
-        let address = self.head.wrapping_add(unzigzag(self.columns.get(Column::Places).varint()?) as u64);
+        let address = self.tip.wrapping_add(unzigzag(self.columns.get(Column::Places).varint()?) as u64);
         // A page is at most some MiB: it would not have been encoded otherwise.
         let page = PageRef { address, length: bytes.len() as u32, digest: *page_digest };
         page.check()?;
-        *self.head = page.extent().end();
+        *self.tip = page.extent().end();
         (self.place)(address, bytes, digest(&self.space.keys().digest, bytes))?;
         Ok((address, page.length))
     }
@@ -646,7 +668,7 @@ struct Accepted {
 
 impl Accepted {
     /// The directory whose root page is these bytes, if all beneath it is stored and is what its digests say.
-    fn directory(&mut self, space: &Space, address: Address, length: u32) -> Result<PageRef> {
+    fn directory(&mut self, space: &Space, address: Address, length: u32, checks_files: bool) -> Result<PageRef> {
         let source = Trees(space);
         let unnamed = PageRef { address, length, digest: [0; 32] };
         unnamed.check()?;
@@ -661,7 +683,8 @@ impl Accepted {
             };
             if let Some(page) = entry.page() {
                 self.enter(source, &page, &mut ways)?;
-            } else if entry.kind == EntryKind::File
+            } else if checks_files
+                && entry.kind == EntryKind::File
                 && content_digest(space, tree::extents(source, &entry))? != entry.digest
             {
                 return Err(Error::Refused(format!(
@@ -687,5 +710,19 @@ impl Accepted {
         }
         ways.push(Entries::new(source, page));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The bytes of one column of a part.
+    pub(crate) fn column(part: &[u8], column: Column) -> Vec<u8> {
+        column_at(part, column as usize)
+    }
+
+    pub(crate) fn column_at(part: &[u8], at: usize) -> Vec<u8> {
+        Columns::of(part).unwrap().0[at].rest().to_vec()
     }
 }

@@ -5,14 +5,17 @@ use super::{BaseFile, COLUMNS, Class, Column, IS_NEW, PART_BYTES, REMEMBERED_MAX
 use crate::Result;
 use crate::address::{Address, Extent, offset_of};
 use crate::page::{Content, Entry, EntryKind, PageRef};
-use crate::tree::{OldPages, PageSource};
+use crate::tree::{OldPages, PageSource, join};
 use crate::varint::{VARINT_BYTES_MAX, put, zigzag};
 
-/// Extents that begin so close to the start of a segment are where the head goes when its segment is full: ingest
+/// Extents that begin so close to the start of a segment are where the tip goes when its segment is full: ingest
 /// aligns a run to less than this.
 const SEGMENT_START_BYTES: u32 = 4096;
-/// Distances of more bytes than this are hardly the head's.
+/// Distances of more bytes than this are hardly the tip's.
 const NEAR_CODE_BYTES: usize = 3;
+
+/// Says of a file, by its path, whether its content digest is told.
+type Tells = dyn FnMut(&[u8], &Entry) -> Result<bool> + Send;
 
 /// Writes the script from one tree to another, part by part.
 ///
@@ -29,6 +32,9 @@ pub struct Encoder<S, H> {
     pages: Vec<PageRef>,
     /// What did not go into the last part.
     next: Option<Step>,
+    tells: Option<Box<Tells>>,
+    /// A part ends when it has this many bytes.
+    pub(super) part_bytes: usize,
 }
 
 impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
@@ -43,7 +49,16 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
             run: None,
             pages: Vec::new(),
             next: None,
+            tells: None,
+            part_bytes: PART_BYTES,
         }
+    }
+
+    /// Tells the content digests of those files of which `tells` says so: it is asked for each file that differs in
+    /// content, with its path. Only a receiver that is [sparse](super::Applier::sparse) takes them.
+    pub fn telling_digests(mut self, tells: impl FnMut(&[u8], &Entry) -> Result<bool> + Send + 'static) -> Self {
+        self.tells = Some(Box::new(tells));
+        self
     }
 
     /// The next part, of about [`PART_BYTES`] and never more than [`PART_BYTES_MAX`](super::PART_BYTES_MAX); `None`
@@ -60,7 +75,7 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
                     return Ok(self.take_part());
                 }
                 Some(Step::Page(page)) => self.pages.push(page),
-                Some(step) if self.columns.iter().map(Vec::len).sum::<usize>() >= PART_BYTES => {
+                Some(step) if self.columns.iter().map(Vec::len).sum::<usize>() >= self.part_bytes.max(1) => {
                     self.end_run();
                     self.next = Some(step);
                     return Ok(self.take_part());
@@ -126,9 +141,9 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
         let Some((old, all)) = self.ways.last() else { return };
         for page in self.pages.drain(..) {
             if *all || old.get(&page.digest).is_none() {
-                let distance = page.address.wrapping_sub(self.state.head);
+                let distance = page.address.wrapping_sub(self.state.tip);
                 put(zigzag(distance as i64), &mut self.columns[Column::Places as usize]);
-                self.state.head = page.extent().end();
+                self.state.tip = page.extent().end();
             }
         }
     }
@@ -192,6 +207,10 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
         note(!same_content, field::CONTENT);
         note(new.link_id != old.link_id, field::LINK);
         note(new.xattrs != old.xattrs, field::XATTRS);
+        if fields & field::CONTENT != 0 && new.size > 0 && self.tells_digest(new)? {
+            fields |= field::DIGEST;
+            self.column(Column::Digests).extend_from_slice(&new.digest);
+        }
         self.column(Column::Fields).push(fields);
         if fields & field::CLASS != 0 {
             self.class(&class);
@@ -224,6 +243,15 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
             }
         }
         Ok(())
+    }
+
+    fn tells_digest(&mut self, file: &Entry) -> Result<bool> {
+        let Some(tells) = &mut self.tells else { return Ok(false) };
+        let mut path = self.walk.path.clone();
+        if !self.walk.frames.is_empty() {
+            join(&mut path, &file.name);
+        }
+        tells(&path, file)
     }
 
     fn class(&mut self, class: &Class) {
@@ -287,7 +315,7 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
                 put(extent.length, self.column(Column::ExtentLengths));
             }
             match way {
-                way::HEAD => self.state.head = extent.end(),
+                way::TIP => self.state.tip = extent.end(),
                 way::ELSEWHERE => self.state.elsewhere = extent.end(),
                 _ => {}
             }
@@ -295,22 +323,22 @@ impl<S: PageSource + Clone, H: FnMut(&PageRef) -> Result<bool>> Encoder<S, H> {
         }
     }
 
-    /// How an extent is said, and from where: the shortest, but the head is left where it is by what is far from it.
+    /// How an extent is said, and from where: the shortest, but the tip is left where it is by what is far from it.
     fn way(&self, extent: Extent, base: &BaseFile<'_>) -> (u8, Address) {
         if extent.is_hole() {
             return (way::HOLE, 0);
         }
-        let State { head, elsewhere, .. } = self.state;
+        let State { tip, elsewhere, .. } = self.state;
         let bytes = |from: Address| code_bytes(zigzag(extent.address.wrapping_sub(from) as i64));
         let expected = base.expected();
-        let (from_head, from_base) = (bytes(head), expected.map_or(VARINT_BYTES_MAX, bytes));
+        let (from_tip, from_base) = (bytes(tip), expected.map_or(VARINT_BYTES_MAX, bytes));
         let from_elsewhere = bytes(elsewhere);
-        let may_be_head = from_head <= NEAR_CODE_BYTES || head == 0 || offset_of(extent.address) < SEGMENT_START_BYTES;
+        let may_be_tip = from_tip <= NEAR_CODE_BYTES || tip == 0 || offset_of(extent.address) < SEGMENT_START_BYTES;
         match expected {
-            Some(expected) if from_base <= from_elsewhere && (from_base < from_head || !may_be_head) => {
+            Some(expected) if from_base <= from_elsewhere && (from_base < from_tip || !may_be_tip) => {
                 (way::BASE, expected)
             }
-            _ if may_be_head && from_head <= from_elsewhere => (way::HEAD, head),
+            _ if may_be_tip && from_tip <= from_elsewhere => (way::TIP, tip),
             _ => (way::ELSEWHERE, elsewhere),
         }
     }

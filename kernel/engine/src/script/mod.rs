@@ -61,14 +61,16 @@ mod field {
     pub(super) const CONTENT: u8 = 8;
     pub(super) const LINK: u8 = 16;
     pub(super) const XATTRS: u8 = 32;
-    pub(super) const ALL: u8 = 63;
+    /// The content digest, for a receiver that may not know the chunks. Only beside `CONTENT`, of files with bytes.
+    pub(super) const DIGEST: u8 = 64;
+    pub(super) const ALL: u8 = 127;
 }
 
 /// How an extent is said.
 mod way {
     pub(super) const HOLE: u8 = 0;
-    /// As a distance from the head: what was put in place last.
-    pub(super) const HEAD: u8 = 1;
+    /// As a distance from the tip: what was put in place last.
+    pub(super) const TIP: u8 = 1;
     /// As a distance from where the base of the file has the same bytes.
     pub(super) const BASE: u8 = 2;
     /// As a distance from the last extent that was said this way.
@@ -101,9 +103,10 @@ enum Column {
     Others,
     Links,
     Xattrs,
+    Digests,
 }
 
-const COLUMNS: usize = Column::Xattrs as usize + 1;
+const COLUMNS: usize = Column::Digests as usize + 1;
 
 #[derive(Clone, PartialEq, Eq, Default)]
 struct Owner {
@@ -162,7 +165,7 @@ struct State {
     seconds: i64,
     nanos: i64,
     /// Where the next new bytes go if they follow the last: ingest puts data and pages one after the other.
-    head: Address,
+    tip: Address,
     elsewhere: Address,
     classes: Remembered<Class>,
     owners: Remembered<Owner>,
@@ -178,11 +181,13 @@ impl State {
         let root = base.map(Class::of).unwrap_or_default();
         let mtime_ns = base.map_or(0, |base| base.mtime_ns);
         let known = base.is_some();
+        // A push ends with its root page: the next one often goes on right behind it.
+        let end = base.and_then(Entry::page).map_or(0, |page| page.extent().end());
         State {
             seconds: mtime_ns.div_euclid(SECOND_NS),
             nanos: mtime_ns.rem_euclid(SECOND_NS),
-            head: 0,
-            elsewhere: 0,
+            tip: end,
+            elsewhere: end,
             owners: Remembered { values: known.then(|| root.owner.clone()).into_iter().collect(), next: known.into() },
             classes: Remembered { values: known.then(|| root.clone()).into_iter().collect(), next: known.into() },
             last_class: Class { kind: EntryKind::File, mode: root.mode & 0o666, owner: root.owner.clone() },
