@@ -63,7 +63,7 @@ impl PageSink for World {
 impl World {
     fn new() -> World {
         let (directory, space) = empty_space();
-        let lease = Lease::open(&space, 1, 0, 0, true).unwrap().unwrap();
+        let lease = Lease::open(&space, 1, 0, 0, true, false).unwrap().unwrap();
         World {
             _directory: directory,
             space,
@@ -999,7 +999,7 @@ impl crate::ingest::Host for Granter {
     fn grant(&mut self, full: Option<crate::ingest::LeaseHandle>) -> Result<crate::ingest::LeaseHandle> {
         assert!(full.is_none());
         self.1 += 1;
-        Ok(Arc::new(std::sync::Mutex::new(Lease::open(&self.0, self.1, 0, 0, true)?.unwrap())))
+        Ok(Arc::new(std::sync::Mutex::new(Lease::open(&self.0, self.1, 0, 0, true, false)?.unwrap())))
     }
 
     fn progress(&mut self, _progress: &crate::ingest::Progress) -> Result<()> {
