@@ -58,7 +58,7 @@ class Origin:
             place,
             ref=ref,
             writes=writes,
-            create=create,
+            create=create and writes,
             cache_bytes=cache_bytes,
             whole=whole,
             replica=str(self.replicas / client),
@@ -67,13 +67,17 @@ class Origin:
         self._sessions.append(session)
         return session
 
+    def settle(self) -> None:
+        """Wait until every session whose client has left has ended here, too."""
+        for thread in self._threads:
+            thread.join(timeout=20)
+            assert not thread.is_alive(), "the origin does not end when its peer has left"
+
     def close(self) -> None:
         """End what is still open; the server must have raised nothing."""
         for session in self._sessions:
             session.close()
-        for thread in self._threads:
-            thread.join(timeout=20)
-            assert not thread.is_alive(), "the origin does not end when its peer has left"
+        self.settle()
         assert self.failures == []
 
 

@@ -250,10 +250,12 @@ def test_whatever_is_lost_of_a_replica_the_next_transfer_is_right(
 def test_an_origin_restored_from_an_old_backup_is_noticed(origin: Origin, source: Path, tmp_path: Path) -> None:
     """Addresses that the replica has bytes for are granted again there, to other bytes."""
     push(origin, source)
+    origin.settle()
     backup = tmp_path / "backup"
     shutil.copytree(origin.path, backup)
     (source / "d1" / "lost").write_bytes(random.Random(1).randbytes(100_000))
     push(origin, source)
+    origin.settle()
     shutil.rmtree(origin.path)
     backup.rename(origin.path)
     (source / "d1" / "lost").write_bytes(random.Random(2).randbytes(100_000))

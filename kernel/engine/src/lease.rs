@@ -61,6 +61,8 @@ pub struct Lease {
     dirty: bool,
     /// A write or sync failed; what is on disk is unknown.
     broken: bool,
+    /// It has ended.
+    released: bool,
     /// Offset of the next byte to be appended: behind all that the segment holds.
     head: u32,
     /// Nothing is put below this.
@@ -139,6 +141,7 @@ impl Lease {
             fresh,
             dirty: false,
             broken: false,
+            released: false,
             head,
             floor: if sparse { 0 } else { head },
             durable,
@@ -187,6 +190,36 @@ impl Lease {
         }
         self.close_batch()?;
         self.write(&[0; ALIGNMENT as usize][..gap as usize])
+    }
+
+    /// Moves the head up to `head`, if it is below: a replica that has put what its origin holds of a segment is then
+    /// granted the rest of it.
+    pub fn advance(&mut self, head: u32) -> Result<()> {
+        if head <= self.head {
+            return Ok(());
+        }
+        if u64::from(head) > SEGMENT_BYTES {
+            return Err(Error::Invalid(format!("no segment goes on at {head}")));
+        }
+        self.check_whole()?;
+        self.close_batch()?;
+        self.flush()?;
+        extend(&self.data, &self.data_path, u64::from(head))?;
+        self.head = head;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Ends the lease now, though others may still hold it: it refuses everything from then on, and the segment can be
+    /// leased again.
+    pub fn release(&mut self) {
+        if !self.released {
+            self.released = true;
+            self.broken = true;
+            self.space.forget(self.segment);
+            // Closing would do it as well, once nobody holds the lease any more. It cannot fail for a file that is open.
+            let _unlocked = flock(&self.table, FlockOperation::Unlock);
+        }
     }
 
     /// Appends the chunks that `bytes` consists of: `(length, kind, digest)` each, in order. Returns where the first
@@ -459,7 +492,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // What was appended and never journalled must not be pointed at: the next writer overwrites it.
-        self.space.forget(self.segment);
+        self.release();
     }
 }
 

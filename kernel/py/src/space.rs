@@ -302,7 +302,15 @@ impl Lease {
         Ok((row.segment, row.head, row.table_bytes))
     }
 
-    fn close(&self) {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn advance(&self, py: Python<'_>, head: u32) -> PyResult<()> {
+        let handle = self.engine()?;
+        py.detach(|| locked(&handle).advance(head)).map_err(|error| raised(py, error))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle {
+            py.detach(|| locked(&handle).release());
+        }
     }
 }

@@ -40,6 +40,7 @@ __all__ = ["serve"]
 # What a power cut at the origin can cost a push that is running: more often, and the syncs would slow the transfer.
 _CHECKPOINT_BYTES: Final = 32 << 20
 _ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to a peer again
+_HELD_BYTES_MAX: Final = 64 << 10
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
@@ -107,8 +108,16 @@ class _Serving:
 
     def _answer(self, message: protocol.Message) -> None:
         try:
+            held: list[Buffers] = []
+            held_bytes = 0
+            # Small answers to one request are one packet.
             for answer in self._answers[type(message)](message):
-                self._send(self._origin.say(answer))
+                held.append(self._origin.say(answer))
+                held_bytes += sum(memoryview(piece).nbytes for piece in held[-1])
+                if held_bytes >= _HELD_BYTES_MAX:
+                    self._send(*held)
+                    held, held_bytes = [], 0
+            self._send(*held)
         except PacketFSError as error:
             self._incoming = None
             if isinstance(error, ConflictError):  # the commit has kept and closed them
@@ -122,9 +131,9 @@ class _Serving:
         except UnavailableError:
             raise _PeerGoneError from None
 
-    def _send(self, frame: Buffers) -> None:
+    def _send(self, *frames: Buffers) -> None:
         try:
-            self._connection.send(frame)
+            self._connection.send(*frames)
         except PacketFSError:
             raise _PeerGoneError from None
 
@@ -206,12 +215,12 @@ class _Serving:
         snapshot, seq = self._find(want.ref, want.when)
         base = self.volume.snapshot(want.base) if want.base else None
         same = base is not None and base[0].id == snapshot.id
-        yield protocol.Planned(
-            seq=seq,
-            id=snapshot.id,
-            snapshot=b"" if same else snapshot.data,
-            base=b"" if base is None else base[0].id,
-        )
+        if same:
+            yield protocol.Planned(seq=seq)
+        else:
+            yield protocol.Planned(
+                seq=seq, id=snapshot.id, snapshot=snapshot.data, base=base[0].id if base is not None else b""
+            )
         outgoing = kernel.Outgoing(self.volume.space)
         if not same:
             root = base[0].root if base is not None else None
@@ -221,7 +230,7 @@ class _Serving:
 
     def _fetch(self, fetch: protocol.Fetch) -> Iterator[protocol.Message]:
         outgoing = kernel.Outgoing(self.volume.space)
-        outgoing.add(list(_extents(fetch.extents)))
+        outgoing.add(list(_extents(fetch.extents)), pages=True)
         yield from self._stream(outgoing)
         yield self._done(outgoing)
 

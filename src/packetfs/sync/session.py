@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import DamagedError, InvalidError, NotFoundError, PacketFSError, RefusedError
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
@@ -32,12 +32,14 @@ from packetfs.volume.replica import Identity, Kept, Replica
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
+from packetfs.wire.frames import Buffers
 
 if TYPE_CHECKING:
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
 __all__ = ["Link", "Session", "Traffic", "replica_path"]
 
+_HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
 _ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
 
 Answer = TypeVar("Answer", bound=protocol.Message)
@@ -86,6 +88,8 @@ class Link:
         self._hearing = threading.Lock()
         self._saying = threading.Lock()
         self._heard: dict[int, deque[protocol.Message | PacketFSError]] = {}
+        self._held: list[Buffers] = []
+        self._held_bytes = 0
 
     @property
     def is_over(self) -> bool:
@@ -97,13 +101,20 @@ class Link:
         connection = self.connection
         return connection.sent_bytes, connection.received_bytes, connection.round_trips
 
-    def say(self, message: protocol.Message) -> int:
-        """Send `message`; the request by which its answer is heard."""
+    def say(self, message: protocol.Message, *, more: bool = False) -> int:
+        """Send `message`; the request by which its answer is heard.
+
+        With `more` it may wait for what is said next: a small push is then one packet, not one for each of its frames.
+        """
         with self._saying:
             with self._rules:
-                buffers = self._client.say(message)
+                frame = self._client.say(message)
                 request = self._client.request
-            self.connection.send(buffers)
+            self._held.append(frame)
+            self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
+            if not more or self._held_bytes >= _HELD_BYTES_MAX:
+                held, self._held, self._held_bytes = self._held, [], 0
+                self.connection.send(*held)
         return request
 
     def hear(self, request: int, kind: type[Answer]) -> Answer:
@@ -419,24 +430,27 @@ class Session:
         want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
         request = self.link.say(want)
         planned = self.link.hear(request, protocol.Planned)
-        snapshot = self.snapshot_from(planned, base)
-        if snapshot is None:
-            raise NotFoundError(f"the origin has no snapshot {when} of {ref!r}", code="snapshot-not-found", ref=ref)
-        root = base.snapshot.root if base is not None and planned.base else None
-        if planned.snapshot or root is None:
-            with _Filling(self) as filling:
-                tree = filling.take(request, root)
-                if tree is None and root == snapshot.root:
-                    tree = snapshot.root, snapshot.root_digest  # the same tree: another time, another message
-                if tree != (snapshot.root, snapshot.root_digest):
-                    raise DamagedError(
-                        f"what arrived is not the tree of snapshot {snapshot.short}: its digest differs",
-                        code="transfer-damaged",
-                        hint="run it again; if it happens again, verify the volume at its origin",
-                    )
-                filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
-        else:
+        if not planned.id:
+            # Nothing follows: what is meant is the base.
             self.done = self.link.hear(request, protocol.Done)
+            if base is None:
+                raise InvalidError("the peer means a snapshot that was not named", code="protocol-violation")
+            snapshot = base.snapshot
+            if when == "latest":
+                self.moved(ref, snapshot)
+            return snapshot, 0
+        snapshot = self.snapshot_from(planned, None)
+        assert snapshot is not None, "it has an id"
+        root = base.snapshot.root if base is not None and planned.base else None
+        with _Filling(self) as filling:
+            tree = filling.take(request, root, sparse=not data or bool(path))
+            if tree != (snapshot.root, snapshot.root_digest):
+                raise DamagedError(
+                    f"what arrived is not the tree of snapshot {snapshot.short}: its digest differs",
+                    code="transfer-damaged",
+                    hint="run it again; if it happens again, verify the volume at its origin",
+                )
+            filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
             self.moved(ref, snapshot)
         return snapshot, self.done.literal_bytes
@@ -448,7 +462,7 @@ class Session:
             packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)
             request = self.link.say(protocol.Fetch(extents=packed))
             with _Filling(self) as filling:
-                filling.take(request, None)
+                filling.take(request, None, sparse=False)
                 filling.record(None, 0, ref=None)
 
     def discard(self, why: str) -> None:
@@ -477,8 +491,11 @@ class _Filling:
         if error is not None:
             self._session.replica.forget_uncommitted()
 
-    def take(self, request: int, base: bytes | None) -> tuple[bytes, bytes] | None:
-        """Take literals and tree until the origin is done; the root that the tree has, if any came."""
+    def take(self, request: int, base: bytes | None, *, sparse: bool) -> tuple[bytes, bytes] | None:
+        """Take literals and tree until the origin is done; the root that the tree has, if any came.
+
+        `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
+        """
         session = self._session
         incoming = kernel.Incoming(session.replica.space, self._lease_for)
         grows = False
@@ -488,7 +505,7 @@ class _Filling:
                 incoming.literals(message.body)
             elif isinstance(message, protocol.Tree):
                 if not grows:
-                    incoming.begin_tree(base)
+                    incoming.begin_tree(base, sparse=sparse)
                     grows = True
                 incoming.tree(message.body)
             elif isinstance(message, protocol.Done):

@@ -290,6 +290,8 @@ class _Sending:
         if segment not in self._leases:
             replica = self._session.replica
             self._leases[segment] = replica.lease(segment, head or 0, fill=head is None)
+        if head is not None:
+            self._leases[segment].advance(head)
         return self._leases[segment]
 
     # The end of a push
@@ -305,9 +307,9 @@ class _Sending:
         base = known.root if known is not None else None
         self._outgoing.plan(proposal.root, base, fresh=self._filled, within=b"", data=True)
         self._send_literals()
-        self._link.say(protocol.Begin(base=known.id if known is not None else b""))
+        self._link.say(protocol.Begin(base=known.id if known is not None else b""), more=True)
         while (body := self._outgoing.tree()) is not None:
-            self._link.say(protocol.Tree(body))
+            self._link.say(protocol.Tree(body), more=True)
         request = self._link.say(_wanted(ref, proposal))
         # While the origin makes it durable, so do we; what is written down below must be on disk.
         durable = [other.sync() for other in self._leases.values()]
@@ -356,7 +358,7 @@ class _Sending:
 
     def _send_literals(self) -> None:
         while (body := self._outgoing.literals()) is not None:
-            self._link.say(protocol.Literals(body))
+            self._link.say(protocol.Literals(body), more=True)
 
     def _sender(self) -> "ThreadPoolExecutor":
         if self._thread is None:
@@ -380,7 +382,7 @@ class _Meter:
     def may_discard(self, error: DamagedError) -> bool:
         """Whether `error` is the replica's, which can be had again, and it is the first time."""
         first, self._discarded = not self._discarded, True
-        return first and error.code == DamagedError.default_code
+        return first and error.code == DamagedError.default_code and not protocol.said_by_peer(error)
 
     def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
         """All of it."""

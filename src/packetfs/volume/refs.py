@@ -195,7 +195,7 @@ def log(db: apsw.Connection, keys: Keys, ref: str, before_seq: int, count: int) 
     moves = _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, count + 1))
     found = [(move.seq, snapshot_at(db, keys, move.seq, move.snapshot)) for move in moves]
     newer = _moves(db, "ref = ? AND seq >= ? ORDER BY seq LIMIT 1", (ref, before_seq))
-    if newer and found:
+    if newer:
         expected = snapshot_at(db, keys, newer[0].seq, newer[0].snapshot).parent
     else:
         newest = current(db, ref)

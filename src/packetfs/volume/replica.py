@@ -277,7 +277,10 @@ class Replica(Trees):
         rows = select(self._db, (int, int), "SELECT head, table_bytes FROM segments WHERE segment = ?", (segment,))
         here, table_bytes = rows[0] if rows else (0, 0)
         # What an earlier process left beyond its rows is cut off with the chunk table.
-        lease = self.space.lease(segment, max(head, here) if not fill else here, table_bytes, not rows, True)
+        try:
+            lease = self.space.lease(segment, max(head, here) if not fill else here, table_bytes, not rows, True)
+        except NotFoundError as error:
+            raise DamagedError(f"the replica {self.path!r} has lost a segment: {error.message}") from None
         if lease is None:
             raise BusyError(f"another process fills segment {segment} of the replica {self.path!r}", path=self.path)
         return lease

@@ -278,12 +278,14 @@ class Planned(_Message, frozen=True, array_like=True):
     """This is the snapshot; TREE and LITERALS follow, then DONE."""
 
     seq: Natural
-    id: Digest
-    snapshot: Snapshot0
+    id: Digest0 = b""
+    """Empty: it is the client's base, and nothing follows."""
+    snapshot: Snapshot0 = b""
     base: Digest0 = b""
     """The base that is used: the client's, or none because it is not known here any more."""
 
     def __post_init__(self) -> None:
+        _empty_or(32, self.id)
         _empty_or(32, self.base)
 
 

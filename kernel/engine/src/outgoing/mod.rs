@@ -91,9 +91,9 @@ impl Outgoing {
         self.counts
     }
 
-    /// Queues all chunks of these committed ranges but those of kind journal, each address once; gaps count for
-    /// nothing.
-    pub fn add(&mut self, extents: &[Extent]) -> Result<()> {
+    /// Queues the chunks of kind data of these committed ranges, with `pages` those of kind tree as well, each address
+    /// once; gaps count for nothing.
+    pub fn add(&mut self, extents: &[Extent], pages: bool) -> Result<()> {
         for extent in extents.iter().filter(|extent| !extent.is_hole()) {
             let segment = segment_of(extent.address);
             let table = self.space.table(segment)?;
@@ -101,7 +101,7 @@ impl Outgoing {
             let end = u64::from(start).saturating_add(extent.length);
             let mut found = Vec::new();
             for chunk in table.chunks_from(start).take_while(|chunk| u64::from(chunk.end) <= end) {
-                if chunk.kind != Kind::Journal {
+                if chunk.kind == Kind::Data || (pages && chunk.kind == Kind::Tree) {
                     join(&mut found, extent_of(segment, &chunk));
                 }
             }

@@ -352,8 +352,8 @@ fn a_replica_takes_a_tree_without_data_and_later_what_is_absent_of_it() {
     let leases = Arc::new(Mutex::new(Vec::new()));
     let mut incoming = Incoming::new(&replica.space, replica.lease_for(&leases));
     let mut outgoing = Outgoing::new(&origin.space);
-    outgoing.add(&absent).unwrap();
-    outgoing.add(&absent[..1]).unwrap();
+    outgoing.add(&absent, true).unwrap();
+    outgoing.add(&absent[..1], true).unwrap();
     let mut put = 0;
     while let Some(body) = outgoing.literals().unwrap() {
         put += incoming.literals(&body).unwrap();
