@@ -17,8 +17,10 @@ __all__ = [
     "Chunker",
     "Difference",
     "Entry",
+    "Incoming",
     "Ingested",
     "Lease",
+    "Outgoing",
     "Space",
     "checkout",
     "crash_at",
@@ -226,6 +228,70 @@ class Difference:
     def new_size(self) -> int: ...
     @property
     def old_path(self) -> bytes | None: ...
+
+@final
+class Outgoing:
+    """One transfer, as the side sees it that sends: it plans what travels and gives it body by body.
+
+    All that it is told of must be admitted in `space`. The other side feeds each kind of body to one `Incoming`, in
+    order and without leaving one out; of each kind as it comes, literals before the tree.
+    """
+
+    def __new__(cls, space: Space) -> Outgoing: ...
+    def add(self, extents: Sequence[Extent]) -> None:
+        """Queue all chunks of these ranges, pages included, each address once."""
+    def plan(
+        self, root: bytes, base: bytes | None, *, fresh: Sequence[Extent] | None, within: bytes, data: bool
+    ) -> None:
+        """Queue what it takes to turn the tree `base`, which the other side holds with all its data, into `root`.
+
+        Both are the bytes of a snapshot's root. `fresh` (a push): chunks in these ranges travel and nothing else. None
+        (a pull): chunks that are not reachable from `base` do. Data travels only for files at or below the path
+        `within` (empty: all), for none without `data`; the receiver's `begin_tree` then needs `sparse`. A chunk
+        travels once, however often it is named.
+        """
+    def literals(self) -> bytes | None:
+        """The next body of literals; None when nothing is queued. More may be queued then."""
+    def tree(self) -> bytes | None:
+        """The next body of the planned tree's script; None at its end."""
+    @property
+    def literal_bytes(self) -> int:
+        """Bytes of the literals given so far, uncoded."""
+    @property
+    def delta_bytes(self) -> int:
+        """Of these, bytes that were coded against a base."""
+    @property
+    def coded_bytes(self) -> int:
+        """Bytes of all bodies given so far, literals and tree."""
+    @property
+    def pointer_count(self) -> int:
+        """Extents of planned files that the other side has."""
+    @property
+    def literal_chunks(self) -> int: ...
+
+@final
+class Incoming:
+    """One transfer, as the side sees it that receives: it believes nothing and makes nothing durable.
+
+    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment.
+    After an error the transfer is over: drop the leases without having synced them.
+    """
+
+    def __new__(cls, space: Space, lease_for: Callable[[int], Lease]) -> Incoming: ...
+    def literals(self, body: Buffer) -> int:
+        """Check a body of literals and put its chunks in their place; how many bytes were not here before."""
+    def begin_tree(self, base: bytes | None, *, sparse: bool = False) -> None:
+        """Begin a tree's script from the snapshot root `base`. Literals received so far can be found from here on.
+
+        `sparse` takes a tree without the data of all files; then its root digest must be one that is trusted.
+        """
+    def tree(self, body: Buffer) -> None:
+        """Apply a body of the script and put the pages that it completes."""
+    def finish_tree(self) -> tuple[bytes, bytes]:
+        """The root that came out, and its digest, which the caller compares. InvalidError if the script goes on."""
+    @property
+    def segments(self) -> list[int]:
+        """Segments that leases were asked for: to be synced before what was received is committed."""
 
 def decode_root(data: bytes) -> Entry:
     """A snapshot's root entry from its bytes; InvalidError when they are not one."""

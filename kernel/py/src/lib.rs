@@ -10,6 +10,7 @@ mod failure;
 mod lent;
 mod space;
 mod sweep;
+mod transfer;
 
 use packetfs_engine::{fault, keys};
 use pyo3::buffer::PyBuffer;
@@ -67,6 +68,8 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(entry::decode_root, module)?)?;
     module.add_class::<space::Space>()?;
     module.add_class::<space::Lease>()?;
+    module.add_class::<transfer::Outgoing>()?;
+    module.add_class::<transfer::Incoming>()?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;
