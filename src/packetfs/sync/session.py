@@ -334,7 +334,7 @@ class Session:
         """What this session knows of `ref` has turned out to be old."""
         self._known.pop(ref, None)
 
-    def snapshot_from(self, said: "protocol.State | protocol.Planned", sent: Kept | None) -> Snapshot | None:
+    def snapshot_from(self, said: protocol.State, sent: Kept | None) -> Snapshot | None:
         """The snapshot that the origin means; its id proves its bytes."""
         if not said.id:
             return None
@@ -439,8 +439,7 @@ class Session:
             if when == "latest":
                 self.moved(ref, snapshot)
             return snapshot, 0
-        snapshot = self.snapshot_from(planned, None)
-        assert snapshot is not None, "it has an id"
+        snapshot = self._proved(protocol.State(planned.seq, planned.id, planned.snapshot))
         root = base.snapshot.root if base is not None and planned.base else None
         with _Filling(self) as filling:
             tree = filling.take(request, root, sparse=not data or bool(path))
