@@ -33,8 +33,10 @@ def clone(invocation: Invocation, *, location: str, directory: str, full: bool) 
     """
     from packetfs import api
     from packetfs.sync.clone import clone as bring
+    from packetfs.sync.usage import prepare_process
     from packetfs.volume.replica import is_replica
 
+    prepare_process()
     output, chosen = invocation.output, invocation.settings
     place = invocation.location(location, remote=True)
     if place.endpoint is None:

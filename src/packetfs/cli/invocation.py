@@ -113,7 +113,9 @@ class Invocation:
     def session(self, location: Location, *, writes: bool = False, create: bool = False) -> "Session":
         """A session with the machine that `location` is on."""
         from packetfs import api
+        from packetfs.sync.usage import prepare_process
 
+        prepare_process()
         chosen = self.settings
         return api.connect(
             location,

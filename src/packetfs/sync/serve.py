@@ -6,7 +6,6 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 """
 
 import os
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -46,7 +45,6 @@ _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 def serve(connection: Connection, *, lock_wait_s: float, env: Env = SYSTEM) -> None:
     """Answer one peer until it leaves. Raises nothing for what the peer did: that is said to the peer."""
-    _allow_many_files()
     with ExitStack() as stack:
         serving = _Serving(connection, lock_wait_s, env, stack)
         try:
@@ -396,10 +394,3 @@ def _extents(packed: bytes) -> Iterator[Extent]:
         if not segment_of(numbers[i]):
             raise InvalidError("a hole cannot be fetched", code="protocol-violation")
         yield numbers[i], numbers[i + 1]
-
-
-def _allow_many_files() -> None:
-    """A push of a hundred gigabytes fills sixteen hundred segments, which are all open until it is committed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
