@@ -12,8 +12,10 @@ What is named in `__all__` is public; it is loaded when it is first used, so tha
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from packetfs.release import VERSION
+
 if TYPE_CHECKING:
-    from packetfs.api import compare, create, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
+    from packetfs.api import compare, connect, create, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
     from packetfs.errors import (
         BusyError,
         ConflictError,
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
     )
     from packetfs.volume import Volume
 
-__version__: Final = "0.1.0"
+__version__: Final = VERSION
 
 _HOMES: Final = {
-    **dict.fromkeys(("compare", "create", "open", "pull", "push", "verify"), "packetfs.api"),
+    **dict.fromkeys(("compare", "connect", "create", "open", "pull", "push", "verify"), "packetfs.api"),
     **dict.fromkeys(("Volume",), "packetfs.volume"),
     **dict.fromkeys(
         (
@@ -64,6 +66,7 @@ __all__ = [
     "Volume",
     "__version__",
     "compare",
+    "connect",
     "create",
     "open",
     "pull",

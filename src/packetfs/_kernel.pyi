@@ -8,7 +8,7 @@ A call takes and gives *batches*; the GIL is released while the engine works. Wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -17,11 +17,14 @@ __all__ = [
     "Chunker",
     "Difference",
     "Entry",
+    "Incoming",
     "Ingested",
     "Lease",
+    "Outgoing",
     "Space",
     "checkout",
     "crash_at",
+    "crc32c",
     "decode_root",
     "derive_key",
     "fault_point",
@@ -38,6 +41,9 @@ def derive_key(context: str, key: bytes) -> bytes:
 
 def keyed_digest(key: bytes, data: Buffer) -> bytes:
     """Keyed BLAKE3-256 of `data`; `key` is 32 bytes."""
+
+def crc32c(data: Buffer, seed: int = 0) -> int:
+    """CRC-32C of what `seed` is the checksum of, followed by `data`. `bytes` are read without a copy."""
 
 def crash_at(n: int) -> None:
     """Arm a crash, for tests: the process dies by SIGKILL at the n-th sync, rename or unlink from now."""
@@ -75,15 +81,24 @@ class Space:
         avg: int,
         max: int,
         normalisation: int,
-    ) -> Space: ...
+        peer_keys: bytes | None = None,
+    ) -> Space:
+        """Open a volume, or with the `peer_keys` of an origin a replica of it, whose `secret` is its own."""
+    @property
+    def peer_keys(self) -> bytes:
+        """Digest key and cut key, 32 bytes each: what a replica shares with its origin. A secret."""
     def admit(self, rows: Sequence[tuple[int, int, int]]) -> None:
-        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up."""
+        """Say what the journal holds as durable: (segment, head, chunk-table bytes). Catches the index up.
+
+        The rows of `Lease.flush` may be admitted too; they are taken back if that lease is closed without a sync.
+        """
     def slot(self, segment: int) -> str:
         """The name under which `segment` rests: 10 hex digits."""
-    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool) -> Lease | None:
+    def lease(self, segment: int, head: int, table_bytes: int, fresh: bool, sparse: bool = False) -> Lease | None:
         """Take `segment` to fill it from `head`; None while another live process (or lease) holds it.
 
-        Cuts the chunk table to `table_bytes`. `fresh` creates the files.
+        Cuts the chunk table to `table_bytes`. `fresh` creates the files. `sparse` is for a replica: the data file may
+        end before `head` and have holes, a fresh one begins at `head` too, and gaps below it may be filled.
         """
     def view(self, address: int, length: int) -> memoryview:
         """Committed bytes, every chunk verified, without a copy. The range must be whole chunks.
@@ -102,6 +117,20 @@ class Space:
     def lookup(self, page: Page, name: bytes) -> Entry | None: ...
     def extents(self, entry: Entry) -> list[Extent]:
         """Where the content of a file is, in order; a hole has address 0."""
+    def find_tags(self, tags: Buffer) -> bytes:
+        """Which chunks of kind data have digests that begin with these tags (8 bytes each, little-endian).
+
+        44 bytes a tag: address u64, length u32, digest; all zeros when it is not known. Only what is committed, durable
+        as far as this process knows, and not distrusted.
+        """
+    def holds(self, address: int, length: int) -> bool:
+        """Whether a range is whole chunks that are here, as far as the chunk tables say."""
+    def absent(self, root: bytes, within: bytes) -> list[Extent]:
+        """What of the content of a tree, at and below the path `within` (empty: all), is not here.
+
+        Ascending, joined, each byte once; nothing if there is no such path. The tree's pages must be here. Of a file
+        whose list of extents is not here only the list is answered: ask again once it is.
+        """
     def verify(self, segment: int, start: int, budget: int) -> tuple[int, int, list[Extent]]:
         """Check chunks of `segment` from offset `start`, about `budget` bytes.
 
@@ -132,15 +161,25 @@ class Lease:
     @property
     def room(self) -> int:
         """Bytes that still fit."""
+    @property
+    def head(self) -> int:
+        """Offset in the segment of the next byte to be appended."""
     def append_journal(self, data: bytes) -> int:
         """Append one chunk of kind journal; its address."""
+    def flush(self) -> tuple[int, int, int]:
+        """Put everything appended into the files, so that this process can read it once the answer is admitted.
+
+        Not durable, not for the journal: closing the lease without a sync takes it back.
+        """
     def sync(self) -> tuple[int, int, int]:
         """Make everything appended durable; (segment, head, chunk-table bytes) for the journal.
 
         After an error the lease is unusable: what was appended may be durable in part, and nothing refers to it.
         """
+    def advance(self, head: int) -> None:
+        """Move the head up to `head`, if it is below."""
     def close(self) -> None:
-        """Give the segment back; idempotent."""
+        """Give the segment back; idempotent. Whoever else still holds the lease can do nothing with it any more."""
 
 @final
 class Entry:
@@ -198,6 +237,70 @@ class Difference:
     @property
     def old_path(self) -> bytes | None: ...
 
+@final
+class Outgoing:
+    """One transfer, as the side sees it that sends: it plans what travels and gives it body by body.
+
+    All that it is told of must be admitted in `space`. The other side feeds each kind of body to one `Incoming`, in
+    order and without leaving one out; of each kind as it comes, literals before the tree.
+    """
+
+    def __new__(cls, space: Space) -> Outgoing: ...
+    def add(self, extents: Sequence[Extent], *, pages: bool) -> None:
+        """Queue the data chunks of these ranges, and with `pages` those of trees as well, each address once."""
+    def plan(
+        self, root: bytes, base: bytes | None, *, fresh: Sequence[Extent] | None, within: bytes, data: bool
+    ) -> None:
+        """Queue what it takes to turn the tree `base`, which the other side holds with all its data, into `root`.
+
+        Both are the bytes of a snapshot's root. `fresh` (a push): chunks in these ranges travel and nothing else. None
+        (a pull): chunks that are not reachable from `base` do. Data travels only for files at or below the path
+        `within` (empty: all), for none without `data`; the receiver's `begin_tree` then needs `sparse`. A chunk
+        travels once, however often it is named.
+        """
+    def literals(self) -> bytes | None:
+        """The next body of literals; None when nothing is queued. More may be queued then."""
+    def tree(self) -> bytes | None:
+        """The next body of the planned tree's script; None at its end."""
+    @property
+    def literal_bytes(self) -> int:
+        """Bytes of the literals given so far, uncoded."""
+    @property
+    def delta_bytes(self) -> int:
+        """Of these, bytes that were coded against a base."""
+    @property
+    def coded_bytes(self) -> int:
+        """Bytes of all bodies given so far, literals and tree."""
+    @property
+    def pointer_count(self) -> int:
+        """Extents of planned files that the other side has."""
+    @property
+    def literal_chunks(self) -> int: ...
+
+@final
+class Incoming:
+    """One transfer, as the side sees it that receives: it believes nothing and makes nothing durable.
+
+    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment.
+    After an error the transfer is over: drop the leases without having synced them.
+    """
+
+    def __new__(cls, space: Space, lease_for: Callable[[int], Lease]) -> Incoming: ...
+    def literals(self, body: Buffer) -> int:
+        """Check a body of literals and put its chunks in their place; how many bytes were not here before."""
+    def begin_tree(self, base: bytes | None, *, sparse: bool = False) -> None:
+        """Begin a tree's script from the snapshot root `base`. Literals received so far can be found from here on.
+
+        `sparse` takes a tree without the data of all files; then its root digest must be one that is trusted.
+        """
+    def tree(self, body: Buffer) -> None:
+        """Apply a body of the script and put the pages that it completes."""
+    def finish_tree(self) -> tuple[bytes, bytes]:
+        """The root that came out, and its digest, which the caller compares. InvalidError if the script goes on."""
+    @property
+    def segments(self) -> list[int]:
+        """Segments that leases were asked for: to be synced before what was received is committed."""
+
 def decode_root(data: bytes) -> Entry:
     """A snapshot's root entry from its bytes; InvalidError when they are not one."""
 
@@ -229,6 +332,9 @@ class Ingested:
     def known_bytes(self) -> int:
         """Bytes that were read and found in the volume."""
     @property
+    def asked_known_bytes(self) -> int:
+        """Of these, bytes that only the origin had; they are here now as well."""
+    @property
     def new_bytes(self) -> int:
         """Bytes that were read and stored."""
     @property
@@ -247,6 +353,23 @@ class Ingested:
     def problems(self) -> list[tuple[bytes, str, int]]:
         """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
 
+@type_check_only
+class Ask(Protocol):
+    """The way to a replica's origin, as `ingest` uses it. What it answers is checked."""
+
+    def begin(self, tags: bytes, /) -> int:
+        """Send the question about these tags, as `Space.find_tags` takes them, and do not wait; a ticket.
+
+        Up to nine questions are on their way at once. If the ingest fails, some are never ended.
+        """
+    def end(self, ticket: int, /) -> bytes:
+        """Wait for the answer, as `Space.find_tags` gives it. Tickets come in the order in which they began."""
+    def lease_for(self, segment: int, /) -> Lease:
+        """The sparse lease of a segment of the origin, where the bytes that are known there are put.
+
+        The same one each time, and the one that `grant` gave if that fills this segment. The caller syncs it.
+        """
+
 def ingest(
     space: Space,
     sources: Sequence[tuple[bytes, bytes | None]],
@@ -259,6 +382,7 @@ def ingest(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
@@ -267,6 +391,9 @@ def ingest(
     rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
     stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+
+    With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
+    them. Everything is called from the calling thread.
     """
 
 def ingest_stream(
@@ -279,6 +406,7 @@ def ingest_stream(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    ask: Ask | None = None,
 ) -> Ingested:
     """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""
 

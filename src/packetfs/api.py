@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from packetfs.errors import UsageError
+from packetfs.env import SYSTEM
+from packetfs.errors import NotFoundError, UsageError
 from packetfs.events import Change, Progress
-from packetfs.format.location import check_ref, parse_location
+from packetfs.format.location import Location, check_ref, parse_location
 from packetfs.format.snapshot import Snapshot
 from packetfs.volume import PushReport, Volume, sources_of
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from packetfs.sync.checkout import PullReport
     from packetfs.sync.difference import Difference
     from packetfs.sync.scrub import ScrubReport
+    from packetfs.sync.session import Session
+    from packetfs.volume.replica import Replica
 
-__all__ = ["compare", "create", "open", "pull", "push", "verify"]
+__all__ = ["compare", "connect", "create", "open", "open_replica", "pull", "push", "verify"]
 
 _Path = str | bytes | os.PathLike[str]
 
@@ -39,8 +42,61 @@ def create(path: str | os.PathLike[str], *, lock_wait_s: float = 10.0) -> Volume
     return Volume.create(path, lock_wait_s=lock_wait_s)
 
 
+def connect(
+    location: str | Location,
+    *,
+    ref: str = "",
+    writes: bool = True,
+    create: bool = False,
+    ssh: str = "ssh",
+    remote_packetfs: str = "packetfs",
+    cache_bytes: int | None = None,
+    replica: str | None = None,
+    whole: bool = False,
+    lock_wait_s: float = 10.0,
+    discarded: Callable[[str], None] | None = None,
+) -> "Session":
+    """A session with the machine that a volume is on, to be used in a `with`; `push` and `pull` take it like a volume.
+
+    `location` names a volume over ssh (`host:/srv/volume`, `ssh://host/srv/volume`) or a replica on this machine, which
+    knows its origin. What was transferred stays in a replica here (at `replica`, by default in the user's data
+    directory), at most `cache_bytes` of it between operations (by default a tenth of the free disk), so that the next
+    transfer can point to it. `ssh` is the command, with options, that reaches the machine.
+    """
+    from packetfs.sync.remote import connect
+
+    place = parse_location(location) if isinstance(location, str) else location
+    return connect(
+        place,
+        ref=ref,
+        writes=writes,
+        create=create,
+        ssh=ssh,
+        remote_packetfs=remote_packetfs,
+        cache_bytes=cache_bytes,
+        replica=replica,
+        whole=whole,
+        lock_wait_s=lock_wait_s,
+        discarded=discarded,
+    )
+
+
+def open_replica(path: str | os.PathLike[str], *, lock_wait_s: float = 10.0) -> "Replica":
+    """The replica at `path`, by itself: a whole one can be read like a volume. NotFoundError if there is none."""
+    from packetfs.volume.replica import Replica
+
+    found = Replica.open(os.path.abspath(os.fspath(path)), lock_wait_s=lock_wait_s, env=SYSTEM)
+    if found is None:
+        raise NotFoundError(
+            f"there is no replica at {os.fspath(path)!r} that can be used",
+            code="volume-not-found",
+            hint="`packetfs clone` makes one",
+        )
+    return found
+
+
 def push(
-    volume: Volume,
+    volume: "Volume | Session",
     paths: Sequence[_Path],
     ref: str = "main",
     *,
@@ -55,13 +111,14 @@ def push(
     Files that could not be stored are in the report's `problems`; everything else was. If this raises, the ref has not
     moved, and running it again finds what was stored already.
     """
-    return volume.push(
-        sources_of(paths), check_ref(ref), message=message, always=always, dry_run=dry_run, progress=progress
-    )
+    found = sources_of(paths)
+    if isinstance(volume, Volume):
+        return volume.push(found, check_ref(ref), message=message, always=always, dry_run=dry_run, progress=progress)
+    return volume.push(found, ref, message=message, always=always, dry_run=dry_run, progress=progress).report
 
 
 def pull(
-    volume: Volume,
+    volume: "Volume | Session",
     place: str,
     target: _Path,
     *,
@@ -71,6 +128,10 @@ def pull(
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
     """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`."""
+    if not isinstance(volume, Volume):
+        return volume.pull(
+            place, os.fsencode(target), delete=delete, dry_run=dry_run, progress=progress, report=report
+        ).report
     from packetfs.sync.checkout import pull
 
     snapshot, path = _inside(volume, place)
@@ -86,11 +147,12 @@ def pull(
     )
 
 
-def compare(volume: Volume, old: str, new: str) -> "list[Difference]":
+def compare(volume: "Volume | Session", old: str, new: str) -> "list[Difference]":
     """What turns the place `old` into the place `new`."""
     from packetfs.sync.difference import compare
 
-    return list(compare(volume, _inside(volume, old), _inside(volume, new)))
+    places = _inside(volume, old), _inside(volume, new)
+    return list(compare(volume.trees, *places))
 
 
 def verify(
@@ -102,7 +164,7 @@ def verify(
     return verify(volume, restart=restart, progress=progress)
 
 
-def _inside(volume: Volume, place: str) -> tuple[Snapshot, bytes]:
+def _inside(volume: "Volume | Session", place: str) -> tuple[Snapshot, bytes]:
     location = parse_location(f"::{place}")
     if location.volume or location.endpoint is not None:
         raise UsageError(f"{place!r} is no place inside a volume", code="bad-location", hint="write REF@WHEN:/PATH")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+_LARGE_BYTES_MAX = 16 << 20
+
 
 class Facts(NamedTuple):
     """What a pull has to restore of one name."""
@@ -111,7 +113,10 @@ def _again(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def change(top: Path, seed: int) -> None:
-    """Edit, grow, shrink, rename, add and remove a few files of a tree that `grow` made."""
+    """Edit, grow, shrink, rename, add and remove a few files of a tree that `grow` made.
+
+    Called a thousand times it ends with a tree of much the same size.
+    """
     choice = random.Random(seed)
     names = sorted(path for path in top.rglob("file-*") if path.is_file())
     for path in choice.sample(names, 6):
@@ -119,7 +124,10 @@ def change(top: Path, seed: int) -> None:
     path = choice.choice(names)
     path.rename(path.with_name(f"file-renamed-{seed}"))
     (top / f"file-new-{seed}").write_bytes(choice.randbytes(300_000))
+    (top / f"file-new-{seed - 5}").unlink(missing_ok=True)
     with open(top / "large", "r+b") as large:
+        if large.seek(0, os.SEEK_END) > _LARGE_BYTES_MAX:
+            large.truncate(_LARGE_BYTES_MAX // 2)
         large.seek(choice.randrange(1 << 20))
         large.write(choice.randbytes(100))
         large.seek(0, os.SEEK_END)

@@ -36,7 +36,7 @@ impl Host for Granter {
             self.sync(&full)?;
             self.space.admit(&std::mem::take(&mut self.committed))?;
         }
-        let lease = Lease::open(&self.space, self.next_segment, 0, 0, true)?;
+        let lease = Lease::open(&self.space, self.next_segment, 0, 0, true, false)?;
         self.next_segment += 1;
         let lease = lease.ok_or_else(|| Error::Refused("the segment is held by another process".into()))?;
         Ok(Arc::new(Mutex::new(lease)))

@@ -40,15 +40,21 @@ impl Keys {
     /// All keys, from the 32 bytes in a volume's `secret` file.
     pub fn from_secret(secret: &[u8; 32]) -> Self {
         let digest = derive("packetfs v1 chunk digest", secret);
+        Keys::of_replica(&digest, &derive("packetfs v1 cut points", secret), secret)
+    }
+
+    /// The keys of a replica: `digest` and `cut` are the origin's, so that both give one content the same chunks and
+    /// digests; names on disk and the journal's MAC come from the replica's own `secret`.
+    pub fn of_replica(digest: &[u8; 32], cut: &[u8; 32], secret: &[u8; 32]) -> Self {
         Keys {
-            cut: derive("packetfs v1 cut points", secret),
+            digest: *digest,
+            cut: *cut,
             placement: derive("packetfs v1 placement", secret),
             journal: derive("packetfs v1 journal mac", secret),
-            content: derive("packetfs v1 content digest", &digest),
-            page: derive("packetfs v1 page digest", &digest),
-            name: derive("packetfs v1 page cuts", &digest),
-            link: derive("packetfs v1 hard links", &digest),
-            digest,
+            content: derive("packetfs v1 content digest", digest),
+            page: derive("packetfs v1 page digest", digest),
+            name: derive("packetfs v1 page cuts", digest),
+            link: derive("packetfs v1 hard links", digest),
         }
     }
 }
@@ -64,4 +70,22 @@ pub fn tag(digest: &Digest) -> u64 {
     let mut head = [0; 8];
     head.copy_from_slice(&digest[..8]);
     u64::from_le_bytes(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_digests_and_cuts_as_its_origin_and_names_files_by_its_own_secret() {
+        let origin = Keys::from_secret(&[1; 32]);
+
+        let replica = Keys::of_replica(&origin.digest, &origin.cut, &[2; 32]);
+
+        let shared = |keys: &Keys| [keys.digest, keys.cut, keys.content, keys.page, keys.name, keys.link];
+        assert_eq!(shared(&replica), shared(&origin));
+        let own = Keys::from_secret(&[2; 32]);
+        assert_eq!((replica.placement, replica.journal), (own.placement, own.journal));
+        assert_ne!(own.placement, origin.placement);
+    }
 }

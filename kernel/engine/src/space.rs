@@ -4,6 +4,9 @@
 //! It reads. Segments are filled by `lease.rs`, and what counts as durable is told by [`Space::admit`]: nothing that a
 //! journal has not committed is ever handed out, and nothing whose digest is wrong passes [`Space::read`].
 
+mod absent;
+mod answers;
+
 use crate::address::{
     Address, COUNTER_BITS, Extent, OFFSET_BITS, SEGMENT_BITS, SEGMENT_BYTES, offset_of, segment_of, segment_start,
 };
@@ -13,7 +16,7 @@ use crate::index::Index;
 use crate::keys::{Digest, Keys, keyed, tag};
 use crate::map::{Map, Slice, guarded, map_file};
 use crate::slot::Slots;
-use crate::table::{ChunkRef, Header, Kind, Record, SegmentTable, TableBytes, encode_batch};
+use crate::table::{ChunkRef, HEADER_BYTES, Header, Kind, Record, SegmentTable, TableBytes, encode_batch};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -39,6 +42,8 @@ pub struct Committed {
     pub table_bytes: u64,
 }
 
+pub use answers::{ANSWER_BYTES, Tagged, decode_answers, encode_answers};
+
 /// A volume's bytes, shared by the threads of a process. Everything takes `&self`.
 pub struct Space {
     directory: PathBuf,
@@ -52,6 +57,9 @@ pub struct Space {
     committed: RwLock<HashMap<u64, Committed>>,
     /// Chunks in leases of this process, which no journal has committed yet.
     provisional: RwLock<HashMap<u64, SegmentTable>>,
+    /// What is durable of segments of which more than that may have been admitted: by leases of this process that
+    /// were flushed and not synced.
+    unsynced: RwLock<HashMap<u64, Committed>>,
     tables: RwLock<Loaded>,
     /// Stored bytes that are known to be damaged: first address -> end. Apart, and never forgotten by this process.
     distrusted: RwLock<BTreeMap<Address, Address>>,
@@ -93,6 +101,7 @@ impl Space {
             index,
             committed: RwLock::default(),
             provisional: RwLock::default(),
+            unsynced: RwLock::default(),
             tables: RwLock::default(),
             distrusted: RwLock::default(),
         }))
@@ -145,6 +154,9 @@ impl Space {
 
     /// Takes the journal's word for what is durable, and catches the index up with it. Rows that say less than what is
     /// already known are ignored: what was committed stays committed.
+    ///
+    /// The rows that [`Lease::flush_all`](crate::lease::Lease::flush_all) answers may be admitted too, so that this
+    /// process can read them. They are taken back when the lease is dropped before it was synced.
     ///
     /// A damaged chunk table does not fail this: its segment is named when somebody reads from it or verifies it.
     pub fn admit(&self, rows: &[Committed]) -> Result<()> {
@@ -203,6 +215,35 @@ impl Space {
         self.confirm(address, digest, length, kind).unwrap_or(false)
     }
 
+    /// For each tag a chunk of kind data whose digest begins with it: committed, durable as far as this process knows,
+    /// and not distrusted. Whoever asked on behalf of another machine may point at it. `None` may also mean that the
+    /// index does not know yet.
+    pub fn find_tags(&self, tags: &[u64]) -> Vec<Option<Tagged>> {
+        let mut claims = vec![0; tags.len()];
+        self.index.find_batch(tags, &mut claims);
+        let mut others = Vec::new();
+        let mut find = |(&tag, claim): (&u64, Address)| {
+            if claim == 0 {
+                return None;
+            }
+            self.tagged(tag, claim).or_else(|| {
+                others.clear();
+                self.index.find(tag, &mut others);
+                others.iter().find_map(|&address| self.tagged(tag, address))
+            })
+        };
+        tags.iter().zip(claims).map(&mut find).collect()
+    }
+
+    fn tagged(&self, wanted: u64, address: Address) -> Option<Tagged> {
+        let (segment, offset) = (segment_of(address), offset_of(address));
+        let committed = self.committed(segment).filter(|segment| offset < segment.head)?;
+        let durable = read(&self.unsynced).get(&segment).map_or(u64::MAX, |durable| durable.table_bytes);
+        let chunk = self.table(segment).ok()?.chunk_within(offset, durable)?;
+        let is_it = chunk.kind == Kind::Data && tag(&chunk.digest) == wanted && chunk.end <= committed.head;
+        (is_it && !self.is_distrusted(address, chunk.length())).then(|| (address, chunk.length(), chunk.digest))
+    }
+
     /// Says that these stored bytes are damaged: nothing new is pointed at them, so that a push of the same content
     /// stores it again. What fails in [`Space::read`] is distrusted without being said. It lasts as long as this process.
     pub fn distrust(&self, extents: &[Extent]) {
@@ -234,6 +275,17 @@ impl Space {
         let table = self.table(segment)?;
         let chunks = table.chunks_in(start, end).map_err(|error| self.named(segment, error))?;
         Ok(chunks.collect())
+    }
+
+    /// Whether the bytes of an extent are here: committed, and whole chunks by the chunk table. It reads none of them,
+    /// and says no where the chunk table cannot be read. A hole needs no bytes.
+    pub fn holds(&self, extent: Extent) -> bool {
+        let held = || {
+            let (segment, start, end) = self.committed_range(extent)?;
+            let table = self.table(segment)?;
+            table.chunks_in(start, end).map(drop)
+        };
+        extent.is_hole() || held().is_ok()
     }
 
     /// The bytes of an extent of the committed part of its segment, as they are on disk: unverified.
@@ -310,26 +362,57 @@ impl Space {
         }
     }
 
-    /// Makes chunks of an own lease findable in this process: contiguous, the first beginning at `start`. What was
-    /// registered at or beyond `start` is forgotten first, because a lease only overwrites what was given up.
+    /// Makes chunks of an own lease findable in this process: contiguous, the first beginning at `start`. Refused as
+    /// damage where they overlap registered ones.
     pub fn register(&self, segment: u64, start: u32, records: &[Record]) -> Result<()> {
         let mut batch = Vec::new();
         encode_batch(start, records, &mut batch);
-        {
-            let mut provisional = write(&self.provisional);
-            let table = provisional.entry(segment).or_insert_with(|| SegmentTable::empty(segment));
-            table.cut(start);
-            table.extend(&batch)?;
-        }
+        write(&self.provisional).entry(segment).or_insert_with(|| SegmentTable::empty(segment)).extend(&batch)?;
         let starts = std::iter::once(start).chain(records.iter().map(|record| record.end));
         let claim = |(record, start): (&Record, u32)| (tag(&record.digest), segment_start(segment) | u64::from(start));
         self.index.insert_all(records.iter().zip(starts).map(claim));
         Ok(())
     }
 
-    /// Forgets the registered chunks of a segment: its lease ends, and whoever has it next may put other bytes there.
+    /// Forgets the registered chunks of a segment, and takes back what was admitted of it without being durable: its
+    /// lease ends, and whoever has it next may put other bytes there.
     pub fn forget(&self, segment: u64) {
         write(&self.provisional).remove(&segment);
+        // Not in the condition: the lock would be held on.
+        let durable = write(&self.unsynced).remove(&segment);
+        if let Some(durable) = durable {
+            self.take_back(durable);
+        }
+    }
+
+    /// Says that a lease has written more than the `durable` part of its segment, which somebody may admit.
+    pub(crate) fn set_unsynced(&self, durable: Committed) {
+        write(&self.unsynced).entry(durable.segment).or_insert(durable);
+    }
+
+    /// Says that all that a lease has written is durable.
+    pub(crate) fn set_synced(&self, segment: u64) {
+        write(&self.unsynced).remove(&segment);
+    }
+
+    /// Forgets what was admitted beyond the `durable` part of a segment: it is going to be overwritten.
+    pub(crate) fn take_back(&self, durable: Committed) {
+        let Committed { segment, head, table_bytes } = durable;
+        {
+            let mut committed = write(&self.committed);
+            let Some(known) = committed.get_mut(&segment) else { return };
+            if known.head <= head && known.table_bytes <= table_bytes {
+                return;
+            }
+            *known = Committed { segment, head: known.head.min(head), table_bytes: known.table_bytes.min(table_bytes) };
+            if known.table_bytes <= HEADER_BYTES as u64 {
+                committed.remove(&segment);
+            }
+        }
+        write(&self.tables).forget(segment);
+        if let Some(seen) = lock(&self.indexed).get_mut(&segment) {
+            *seen = (*seen).min(table_bytes);
+        }
     }
 
     /// How many claims of the index are in memory only. Publishing is worth it from some ten thousand.
@@ -412,13 +495,20 @@ impl Space {
 
     /// Registered chunks that are committed now are read from the chunk table instead.
     fn drop_committed(&self, rows: &[Committed]) {
-        let mut provisional = write(&self.provisional);
         for row in rows {
-            if let Some(table) = provisional.get_mut(&row.segment) {
-                table.cut_front(row.head);
-                if table.is_empty() {
-                    provisional.remove(&row.segment);
-                }
+            if !read(&self.provisional).contains_key(&row.segment) {
+                continue;
+            }
+            let file = self.table(row.segment);
+            let mut provisional = write(&self.provisional);
+            let Some(table) = provisional.get_mut(&row.segment) else { continue };
+            match file {
+                // A lease that fills gaps may have chunks below the head that are not in the file yet.
+                Ok(file) => table.drop_known(&file),
+                Err(_) => table.cut_front(row.head),
+            }
+            if table.is_empty() {
+                provisional.remove(&row.segment);
             }
         }
     }
@@ -532,6 +622,12 @@ impl Space {
 }
 
 impl Loaded {
+    fn forget(&mut self, segment: u64) {
+        if let Some(Held { table: Ok(table), .. }) = self.tables.remove(&segment) {
+            self.bytes -= table.anonymous_bytes();
+        }
+    }
+
     fn hold(&mut self, segment: u64, table_bytes: u64, table: std::result::Result<Arc<SegmentTable>, String>) {
         let cost = |held: &Held| held.table.as_ref().map_or(0, |table| table.anonymous_bytes());
         let now = self.clock.fetch_add(1, Ordering::Relaxed);

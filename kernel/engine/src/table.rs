@@ -237,15 +237,18 @@ impl SegmentTable {
         }
     }
 
-    /// Forgets, in a table in memory, the chunks that end beyond `offset`: their bytes are about to be overwritten.
-    pub fn cut(&mut self, offset: u32) {
-        // Called before each append of a lease, so it must not look at every row.
-        self.rows.truncate(self.rows.partition_point(|row| row.end <= offset));
-    }
-
     /// Forgets, in a table in memory, the chunks that begin before `offset`: a file describes them now.
     pub fn cut_front(&mut self, offset: u32) {
         self.rows.drain(..self.rows.partition_point(|row| row.start < offset));
+    }
+
+    /// Forgets, in a table in memory, the chunks that `file` has as well.
+    pub fn drop_known(&mut self, file: &SegmentTable) {
+        let is_known = |row: &Row| {
+            let found = file.rows.binary_search_by_key(&row.start, |row| row.start);
+            found.is_ok_and(|at| file.rows[at].end == row.end)
+        };
+        self.rows.retain(|row| !is_known(row));
     }
 
     /// The offset after the last chunk.
@@ -284,14 +287,40 @@ impl SegmentTable {
 
     /// The chunk that begins at `start`.
     pub fn chunk_at(&self, start: u32) -> Option<ChunkRef> {
-        let found = self.rows.binary_search_by_key(&start, |row| row.start).ok()?;
-        Some(self.chunk(&self.rows[found]))
+        self.chunk_within(start, u64::MAX)
+    }
+
+    /// The chunk that begins at `start`, if its record lies in the first `table_bytes` bytes of the table.
+    pub fn chunk_within(&self, start: u32, table_bytes: u64) -> Option<ChunkRef> {
+        let row = &self.rows[self.rows.binary_search_by_key(&start, |row| row.start).ok()?];
+        (u64::from(row.position) < table_bytes).then(|| self.chunk(row))
+    }
+
+    /// Calls `gap` with start and end of each part of `start..end` that whole chunks of it do not cover, ascending.
+    pub fn gaps(&self, start: u32, end: u32, gap: &mut dyn FnMut(u32, u32)) {
+        let first = self.rows.partition_point(|row| row.start < start);
+        let mut at = start;
+        for row in self.rows[first..].iter().take_while(|row| row.end <= end) {
+            if at < row.start {
+                gap(at, row.start);
+            }
+            at = row.end;
+        }
+        if at < end {
+            gap(at, end);
+        }
     }
 
     /// All chunks that begin at or after `start`, ascending.
     pub fn chunks_from(&self, start: u32) -> impl Iterator<Item = ChunkRef> + '_ {
         let first = self.rows.partition_point(|row| row.start < start);
         self.rows[first..].iter().map(|row| self.chunk(row))
+    }
+
+    /// The chunks that have bytes in `start..end`, ascending.
+    pub fn chunks_touching(&self, start: u32, end: u32) -> impl Iterator<Item = ChunkRef> + '_ {
+        let first = self.rows.partition_point(|row| row.end <= start);
+        self.rows[first..].iter().take_while(move |row| row.start < end).map(|row| self.chunk(row))
     }
 
     /// The chunks of the range `start..end`, which must be whole chunks without gaps. An empty range has none.
@@ -393,6 +422,12 @@ fn append(rows: &mut Vec<Row>, new: Vec<Row>) -> std::result::Result<(), String>
     };
     if follows(rows.last(), new.first()) {
         rows.append(&mut new);
+        return Ok(());
+    }
+    // A run that fills a gap: moved rows cost less than compared ones.
+    let at = new.first().map_or(0, |first| rows.partition_point(|row| row.start < first.start));
+    if follows(at.checked_sub(1).map(|before| &rows[before]), new.first()) && follows(new.last(), rows.get(at)) {
+        rows.splice(at..at, new);
         return Ok(());
     }
     let mut all = Vec::with_capacity(rows.len() + new.len());
@@ -583,19 +618,35 @@ mod tests {
     }
 
     #[test]
-    fn what_a_lease_gives_up_is_forgotten_and_can_be_filled_again() {
+    fn a_run_fills_a_gap_and_what_a_file_has_too_leaves() {
         let mut table = SegmentTable::empty(7);
+        let mut add = |start, ends: &[u32]| {
+            let records: Vec<_> = ends.iter().map(|end| record(*end, Kind::Data)).collect();
+            let mut bytes = Vec::new();
+            encode_batch(start, &records, &mut bytes);
+            table.extend(&bytes)
+        };
+        add(50, &[60]).unwrap();
+        add(0, &[10]).unwrap();
+
+        add(20, &[30, 50]).unwrap();
+        assert!(add(9, &[15]).is_err() && add(15, &[21]).is_err() && add(10, &[70]).is_err());
+
+        let places = |table: &SegmentTable| all(table).iter().map(|row| (row.0, row.1)).collect::<Vec<_>>();
+        assert_eq!(places(&table), [(0, 10), (20, 30), (30, 50), (50, 60)]);
+        let mut gaps = Vec::new();
+        table.gaps(5, 55, &mut |start, end| gaps.push((start, end)));
+        table.gaps(20, 50, &mut |start, end| gaps.push((start, end)));
+        assert_eq!(gaps, [(5, 20), (50, 55)]);
+        let touching: Vec<_> = table.chunks_touching(10, 31).map(|chunk| chunk.start).collect();
+        assert_eq!(touching, [20, 30]);
+        let mut file = SegmentTable::empty(7);
         let mut bytes = Vec::new();
-        encode_batch(0, &[record(10, Kind::Data), record(20, Kind::Data)], &mut bytes);
-        table.extend(&bytes).unwrap();
-
-        table.cut(15);
-        bytes.clear();
-        encode_batch(10, &[record(99, Kind::Tree)], &mut bytes);
-        table.extend(&bytes).unwrap();
+        encode_batch(20, &[record(30, Kind::Data), record(45, Kind::Data)], &mut bytes);
+        file.extend(&bytes).unwrap();
+        table.drop_known(&file);
         table.cut_front(5);
-
-        assert_eq!(all(&table), [(10, 99, Kind::Tree, 99)]);
+        assert_eq!(places(&table), [(30, 50), (50, 60)]);
     }
 
     #[test]

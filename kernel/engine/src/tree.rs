@@ -114,6 +114,21 @@ impl OldPages {
         })?;
         Ok(OldPages(pages))
     }
+
+    /// The page that had this digest.
+    pub(crate) fn get(&self, digest: &Digest) -> Option<PageRef> {
+        self.0.get(digest).copied()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn each(&self, visit: impl FnMut(&PageRef)) {
+        self.0.values().for_each(visit);
+    }
+
+    /// Whether a page of the same meaning lies elsewhere in `other`.
+    pub(crate) fn is_elsewhere_in(&self, other: &OldPages) -> bool {
+        self.0.values().any(|page| other.get(&page.digest).is_some_and(|found| found != *page))
+    }
 }
 
 /// Builds the pages of one directory from its entries, in memory of one page a level.
@@ -232,12 +247,12 @@ fn ends_page(keys: &Keys, level: u8, name: &[u8], count: usize, text: usize) -> 
     }
 }
 
-fn descending(name: &[u8]) -> Error {
+pub(crate) fn descending(name: &[u8]) -> Error {
     Error::Invalid(format!("the name {} is not in ascending order", name.escape_ascii()))
 }
 
 /// Reads a page; `parent` is the parent's level and what it says is the first name.
-fn read<S: PageSource + ?Sized>(source: &S, page: &PageRef, parent: Option<(u8, &[u8])>) -> Result<Page> {
+pub(crate) fn read<S: PageSource + ?Sized>(source: &S, page: &PageRef, parent: Option<(u8, &[u8])>) -> Result<Page> {
     let found = page::decode(&source.page(page)?)?;
     if let Some((level, first)) = parent {
         let begins = match &found {

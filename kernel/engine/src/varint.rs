@@ -69,6 +69,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// All that has not been read.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     #[inline]
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         if length > self.rest.len() {

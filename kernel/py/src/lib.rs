@@ -4,12 +4,14 @@
 
 #![allow(clippy::too_many_arguments, reason = "a function here has the arguments that Python gives by keyword")]
 
+mod checksum;
 mod chunker;
 mod entry;
 mod failure;
 mod lent;
 mod space;
 mod sweep;
+mod transfer;
 
 use packetfs_engine::{fault, keys};
 use pyo3::buffer::PyBuffer;
@@ -59,6 +61,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_function(wrap_pyfunction!(derive_key, module)?)?;
     module.add_function(wrap_pyfunction!(keyed_digest, module)?)?;
+    module.add_function(wrap_pyfunction!(checksum::crc32c, module)?)?;
     module.add_function(wrap_pyfunction!(crash_at, module)?)?;
     module.add_function(wrap_pyfunction!(fault_point, module)?)?;
     module.add_class::<chunker::Chunker>()?;
@@ -67,6 +70,8 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(entry::decode_root, module)?)?;
     module.add_class::<space::Space>()?;
     module.add_class::<space::Lease>()?;
+    module.add_class::<transfer::Outgoing>()?;
+    module.add_class::<transfer::Incoming>()?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;

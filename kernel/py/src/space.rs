@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entry::{Difference, Entry, extents_from, page_from};
 use crate::failure::raised;
-use crate::{exactly, lent};
+use crate::{exactly, lent, owned};
 use packetfs_engine::address::Extent;
 use packetfs_engine::chunker::Params;
 use packetfs_engine::ingest::LeaseHandle;
 use packetfs_engine::keys::{Digest, Keys};
 use packetfs_engine::lease;
 use packetfs_engine::page;
-use packetfs_engine::space::{self, Committed};
+use packetfs_engine::space::{self, Committed, encode_answers};
 use packetfs_engine::table::Kind;
 use packetfs_engine::{Error, diff, tree, verify};
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
@@ -39,6 +40,7 @@ type Verified = (u64, u32, Vec<(u64, u64)>);
 #[pymethods]
 impl Space {
     #[new]
+    #[pyo3(signature = (directory, volume_id, secret, min, avg, max, normalisation, peer_keys = None))]
     fn new(
         py: Python<'_>,
         directory: &[u8],
@@ -48,12 +50,18 @@ impl Space {
         avg: u32,
         max: u32,
         normalisation: u32,
+        peer_keys: Option<&[u8]>,
     ) -> PyResult<Self> {
         let volume_id: [u8; 16] = exactly("a volume id", volume_id)?;
         let secret: Digest = exactly("a secret", secret)?;
+        let peer_keys = peer_keys.map(|keys| exactly::<64>("a pair of digest key and cut key", keys)).transpose()?;
+        let keys = match peer_keys.as_ref().map(|keys| keys.as_chunks::<32>().0) {
+            Some([digest, cut]) => Keys::of_replica(digest, cut, &secret),
+            _ => Keys::from_secret(&secret),
+        };
         let engine = py.detach(|| {
             let params = Params::new(min, avg, max, normalisation)?;
-            space::Space::open(Path::new(OsStr::from_bytes(directory)), volume_id, Keys::from_secret(&secret), params)
+            space::Space::open(Path::new(OsStr::from_bytes(directory)), volume_id, keys, params)
         });
         engine.map(|engine| Space { engine }).map_err(|error| raised(py, error))
     }
@@ -68,8 +76,23 @@ impl Space {
         self.engine.slot(segment)
     }
 
-    fn lease(&self, py: Python<'_>, segment: u64, head: u32, table_bytes: u64, fresh: bool) -> PyResult<Option<Lease>> {
-        let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh));
+    #[getter]
+    fn peer_keys<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let keys = self.engine.keys();
+        PyBytes::new(py, &[keys.digest, keys.cut].concat())
+    }
+
+    #[pyo3(signature = (segment, head, table_bytes, fresh, sparse = false))]
+    fn lease(
+        &self,
+        py: Python<'_>,
+        segment: u64,
+        head: u32,
+        table_bytes: u64,
+        fresh: bool,
+        sparse: bool,
+    ) -> PyResult<Option<Lease>> {
+        let lease = py.detach(|| lease::Lease::open(&self.engine, segment, head, table_bytes, fresh, sparse));
         Ok(lease.map_err(|error| raised(py, error))?.map(|lease| Lease::of(Arc::new(Mutex::new(lease)))))
     }
 
@@ -103,6 +126,28 @@ impl Space {
                 .collect::<Result<Vec<_>, Error>>()
         })
         .map_err(|error| raised(py, error))
+    }
+
+    fn find_tags<'py>(&self, py: Python<'py>, tags: PyBuffer<u8>) -> PyResult<Bound<'py, PyBytes>> {
+        let tags = owned(py, &tags)?;
+        let (tags, []) = tags.as_chunks::<8>() else {
+            return Err(PyValueError::new_err(format!("{} bytes are not tags of 8 bytes each", tags.len())));
+        };
+        let answer = py.detach(|| {
+            let tags: Vec<u64> = tags.iter().map(|tag| u64::from_le_bytes(*tag)).collect();
+            encode_answers(&self.engine.find_tags(&tags))
+        });
+        Ok(PyBytes::new(py, &answer))
+    }
+
+    fn holds(&self, py: Python<'_>, address: u64, length: u64) -> bool {
+        py.detach(|| self.engine.holds(Extent { address, length }))
+    }
+
+    fn absent(&self, py: Python<'_>, root: &[u8], within: &[u8]) -> PyResult<Vec<(u64, u64)>> {
+        let absent = py.detach(|| self.engine.absent(&page::decode_root(root)?, within));
+        let absent = absent.map_err(|error| raised(py, error))?;
+        Ok(absent.into_iter().map(|extent| (extent.address, extent.length)).collect())
     }
 
     fn verify(&self, py: Python<'_>, segment: u64, start: u32, budget: u64) -> PyResult<Verified> {
@@ -239,13 +284,33 @@ impl Lease {
         py.detach(|| locked(&handle).append_chunk(data, Kind::Journal)).map_err(|error| raised(py, error))
     }
 
+    #[getter]
+    fn head(&self, py: Python<'_>) -> PyResult<u32> {
+        let handle = self.engine()?;
+        Ok(py.detach(|| locked(&handle).head()))
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<(u64, u32, u64)> {
+        let handle = self.engine()?;
+        let row = py.detach(|| locked(&handle).flush_all()).map_err(|error| raised(py, error))?;
+        Ok((row.segment, row.head, row.table_bytes))
+    }
+
     fn sync(&self, py: Python<'_>) -> PyResult<(u64, u32, u64)> {
         let handle = self.engine()?;
         let row = py.detach(|| locked(&handle).sync()).map_err(|error| raised(py, error))?;
         Ok((row.segment, row.head, row.table_bytes))
     }
 
-    fn close(&self) {
-        self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn advance(&self, py: Python<'_>, head: u32) -> PyResult<()> {
+        let handle = self.engine()?;
+        py.detach(|| locked(&handle).advance(head)).map_err(|error| raised(py, error))
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(handle) = handle {
+            py.detach(|| locked(&handle).release());
+        }
     }
 }

@@ -9,7 +9,9 @@ use crate::entry::{Entry, kind_name, page_from};
 use crate::failure::{carried, raised};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
-use packetfs_engine::ingest::{self as engine_ingest, Host, LeaseHandle, Options, ProblemKind, Progress, Source};
+use packetfs_engine::ingest::{
+    self as engine_ingest, Host, LeaseHandle, Options, Origin, ProblemKind, Progress, Source,
+};
 use packetfs_engine::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -22,7 +24,11 @@ fn path_of(bytes: Vec<u8>) -> PathBuf {
 struct PythonHost {
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    origin: Option<PythonOrigin>,
 }
+
+/// Python as the way to the origin.
+struct PythonOrigin(Py<PyAny>);
 
 impl Host for PythonHost {
     fn grant(&mut self, full: Option<LeaseHandle>) -> Result<LeaseHandle> {
@@ -44,6 +50,34 @@ impl Host for PythonHost {
                 progress.unchanged_bytes,
             );
             self.progress.bind(py).call1(done).map(drop)
+        })
+        .map_err(carried)
+    }
+
+    fn origin(&mut self) -> Option<&mut dyn Origin> {
+        self.origin.as_mut().map(|origin| origin as &mut dyn Origin)
+    }
+}
+
+impl Origin for PythonOrigin {
+    fn begin(&mut self, tags: &[u64]) -> Result<u64> {
+        let tags: Vec<u8> = tags.iter().flat_map(|tag| tag.to_le_bytes()).collect();
+        Python::attach(|py| self.0.bind(py).call_method1("begin", (PyBytes::new(py, &tags),))?.extract())
+            .map_err(carried)
+    }
+
+    fn end(&mut self, ticket: u64) -> Result<Vec<u8>> {
+        Python::attach(|py| {
+            let answer = self.0.bind(py).call_method1("end", (ticket,))?;
+            Ok(answer.cast::<PyBytes>()?.as_bytes().to_vec())
+        })
+        .map_err(carried)
+    }
+
+    fn lease_for(&mut self, segment: u64) -> Result<LeaseHandle> {
+        Python::attach(|py| {
+            let lease = self.0.bind(py).call_method1("lease_for", (segment,))?;
+            lease.cast::<Lease>()?.get().engine()
         })
         .map_err(carried)
     }
@@ -118,6 +152,11 @@ impl Ingested {
     }
 
     #[getter]
+    fn asked_known_bytes(&self) -> u64 {
+        self.value.stats.asked_known_bytes
+    }
+
+    #[getter]
     fn new_bytes(&self) -> u64 {
         self.value.stats.new_bytes
     }
@@ -147,7 +186,7 @@ impl Ingested {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -160,6 +199,7 @@ pub fn ingest(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
     let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
@@ -171,7 +211,7 @@ pub fn ingest(
         dry_run,
     };
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress };
+    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
     py.detach(|| engine_ingest::ingest(engine, &sources, &options, &mut host))
         .map(|value| Ingested { value })
         .map_err(|error| raised(py, error))
@@ -179,7 +219,7 @@ pub fn ingest(
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress))]
+#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress, ask = None))]
 pub fn ingest_stream(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -190,9 +230,10 @@ pub fn ingest_stream(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress };
+    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
     let stream: BorrowedFd<'_> = crate::lent::descriptor(fd)?;
     py.detach(|| engine_ingest::ingest_stream(engine, stream, &name, mode, mtime_ns, dry_run, &mut host))
         .map(|value| Ingested { value })

@@ -27,8 +27,10 @@ COMMANDS: Final = {
     "log": ("log", "List the snapshots of a ref, newest first."),
     "refs": ("refs", "List the refs of a volume."),
     "status": ("status", "Tell how large a volume is and where its journal stands."),
+    "clone": ("clone", "Make a replica of another machine's volume here."),
     "verify": ("verify", "Check every byte of a volume against its digest."),
     "rebuild": ("rebuild", "Recover a lost or damaged journal from the segments."),
+    "serve": ("serve", "Answer one peer on standard input and output; ssh runs this."),
     "completion": ("completion", "Print the script that completes `packetfs` in a shell."),
     "version": ("version", "Print the versions of PacketFS and what it stands on."),
 }
@@ -115,6 +117,13 @@ def command(name: str, *, examples: str) -> Callable[[Callable[..., int | None]]
     return make
 
 
+def remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what it takes to reach a volume on another machine."""
+    for option in reversed(_REMOTE):
+        function = option(function)
+    return function
+
+
 def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Complete an argument as the shell completes file names."""
     from click.shell_completion import CompletionItem
@@ -139,6 +148,31 @@ def _keep(field: str, read: Callable[[Any], Any]) -> Callable[[click.Context, cl
     return keep
 
 
+_REMOTE: Final = (
+    click.option(
+        "-e",
+        "--ssh",
+        "ssh_command",
+        metavar="COMMAND",
+        expose_value=False,
+        callback=_keep("ssh", str),
+        help="What reaches another machine: 'ssh -p 2222'.  [env: PACKETFS_SSH]",
+    ),
+    click.option(
+        "--remote-packetfs",
+        metavar="PATH",
+        expose_value=False,
+        callback=_keep("remote_packetfs", str),
+        help="Where packetfs is on that machine.  [env: PACKETFS_REMOTE]",
+    ),
+    click.option(
+        "--cache-size",
+        metavar="SIZE",
+        expose_value=False,
+        callback=_keep("cache_bytes", lambda text: config.size(text, "--cache-size")),
+        help="How much of its volume to keep here: 2G.  [default: a tenth of the free disk; env: PACKETFS_CACHE_SIZE]",
+    ),
+)
 _SHARED: Final = (
     click.option(
         "--volume",
@@ -217,8 +251,9 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
 def app(ctx: click.Context) -> None:
     """Keep directory trees in volumes: address spaces of bytes in which nothing is stored twice.
 
-    A LOCATION is VOLUME::REF[@WHEN][:/PATH]. REF is `main` when it is left out; WHEN is `latest`, `~N`, a time or a
-    snapshot id. With PACKETFS_VOLUME (or --volume) set, `::REF` and plain `REF` mean that volume.
+    A LOCATION is [[USER@]HOST:]VOLUME::REF[@WHEN][:/PATH]. REF is `main` when it is left out; WHEN is `latest`, `~N`,
+    a time or a snapshot id. HOST is reached over ssh, and needs packetfs, too. With PACKETFS_VOLUME (or --volume) set,
+    `::REF` and plain `REF` mean that volume.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 done in part, 4 conflict, 5 damaged data, 6 busy,

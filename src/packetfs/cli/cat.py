@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.output import Output
 from packetfs.errors import UsageError
 from packetfs.format.location import Location
 
 if TYPE_CHECKING:
-    from packetfs.volume import Entry, Volume
+    from packetfs.cli.invocation import Opened
+    from packetfs.volume import Entry
 
 _PIECE_BYTES = 48 << 10  # of a JSON line; 64 KiB once it is base64
 
@@ -25,12 +26,13 @@ packetfs cat /srv/volume::dumps@~1:/shop.sql | psql shop
 """,
 )
 @click.argument("locations", metavar="VOLUME::REF[@WHEN]:/PATH...", nargs=-1, required=True, shell_complete=paths)
+@remote_options
 def cat(invocation: Invocation, locations: tuple[str, ...]) -> None:
     """Write files of a snapshot to standard output.
 
     Every byte is verified before it is written. With --json the content comes in `content` lines, as base64.
     """
-    places = [invocation.location(text) for text in locations]
+    places = [invocation.location(text, remote=True) for text in locations]
     for text, place in zip(locations, places, strict=True):
         if not place.path:
             raise UsageError(f"{text!r} names no file", hint="add :/PATH; `packetfs ls` lists what there is")
@@ -39,7 +41,7 @@ def cat(invocation: Invocation, locations: tuple[str, ...]) -> None:
             _write(invocation.output, volume, place)
 
 
-def _write(output: Output, volume: "Volume", place: Location) -> None:
+def _write(output: Output, volume: "Opened", place: Location) -> None:
     entry = volume.entry(volume.resolve(place.line, place.when), place.path)
     if entry.kind != "file":
         what = f"a symlink to {entry.target!r}" if entry.kind == "symlink" else f"a {entry.kind}"
@@ -51,7 +53,7 @@ def _write(output: Output, volume: "Volume", place: Location) -> None:
         output.content(piece)
 
 
-def _write_lines(output: Output, volume: "Volume", entry: "Entry", path: bytes) -> None:
+def _write_lines(output: Output, volume: "Opened", entry: "Entry", path: bytes) -> None:
     from base64 import b64encode
 
     offset = 0

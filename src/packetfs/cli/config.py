@@ -6,6 +6,7 @@ misspelt one never goes unnoticed.
 """
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether standard output is events, one JSON object a line."""
     verbosity: int = 0
     """-1 only errors, 0 results and notices, 1 every change as well."""
+    ssh: str = "ssh"
+    """The command that reaches another machine, with its options."""
+    remote_packetfs: str = "packetfs"
+    """What PacketFS is called there."""
+    cache_bytes: int | None = None
+    """How much of another machine's volume is kept here between commands; None: a tenth of the free disk."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -43,6 +50,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     progress: bool | None = None
     json: bool | None = None
     verbosity: int | None = None
+    ssh: str | None = None
+    remote_packetfs: str | None = None
+    cache_size: int | str | None = None
 
 
 def settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -79,6 +89,18 @@ def seconds(text: str, origin: str) -> float:
     return value
 
 
+def size(text: str, origin: str) -> int:
+    """A number of bytes such as `500M`, `2G` or `1048576`; units are powers of 1024."""
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(
+            f"{origin}: {text!r} is not a size",
+            code="bad-config",
+            hint="write bytes, or a number with K, M, G or T: 500M, 2G",
+        )
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
 def _switch(text: str, origin: str) -> bool:
     answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     try:
@@ -100,6 +122,9 @@ _VARIABLES: "Final[dict[str, tuple[str, Callable[[str, str], Any]]]]" = {
     "PACKETFS_PROGRESS": ("progress", _switch),
     "PACKETFS_JSON": ("json", _switch),
     "PACKETFS_VERBOSITY": ("verbosity", _level),
+    "PACKETFS_SSH": ("ssh", lambda text, _: text),
+    "PACKETFS_REMOTE": ("remote_packetfs", lambda text, _: text),
+    "PACKETFS_CACHE_SIZE": ("cache_bytes", size),
 }
 
 
@@ -142,6 +167,8 @@ def _from_file(path: str, *, named: bool) -> dict[str, Any]:
     chosen = {field: value for field in _File.__struct_fields__ if (value := getattr(read, field)) is not None}
     if "lock_wait" in chosen:
         chosen["lock_wait_s"] = seconds(str(chosen.pop("lock_wait")), f"{path}: lock-wait")
+    if "cache_size" in chosen:
+        chosen["cache_bytes"] = size(str(chosen.pop("cache_size")), f"{path}: cache-size")
     return chosen
 
 

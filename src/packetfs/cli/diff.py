@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import bytes_text
@@ -31,6 +31,7 @@ PACKETFS_VOLUME=/srv/volume packetfs diff main@~1 main
 )
 @click.argument("old", metavar="OLD", shell_complete=paths)
 @click.argument("new", metavar="NEW", shell_complete=paths)
+@remote_options
 def diff(invocation: Invocation, old: str, new: str) -> None:
     """Compare two snapshots, or two paths in them.
 
@@ -38,7 +39,7 @@ def diff(invocation: Invocation, old: str, new: str) -> None:
     Where only mode, owner or time differ, paths are counted, and listed with -v (`m`).
     """
     output = invocation.output
-    before, after = invocation.location(old), invocation.location(new)
+    before, after = invocation.location(old, remote=True), invocation.location(new, remote=True)
     if os.path.realpath(before.volume) != os.path.realpath(after.volume):
         raise UsageError(
             f"{before.volume!r} and {after.volume!r} are different volumes, whose digests cannot be compared",
@@ -50,7 +51,7 @@ def diff(invocation: Invocation, old: str, new: str) -> None:
     counts: Counter[str] = Counter()
     with invocation.open(before) as volume:
         places = [(volume.resolve(place.line, place.when), place.path) for place in (before, after)]
-        for found in compare(volume, places[0], places[1]):
+        for found in compare(volume.trees, places[0], places[1]):
             counts[found.change] += 1
             line = lines.DifferenceLine(
                 path=found.path,

@@ -16,7 +16,12 @@ from packetfs.errors import PacketFSError, UsageError
 from packetfs.format.location import Location, parse_location, with_volume
 
 if TYPE_CHECKING:
+    from packetfs.sync.session import Session
+    from packetfs.volume.replica import Replica
     from packetfs.volume.volume import Volume
+
+    Opened = Volume | Session | Replica
+    """What a location can be opened as: all of them read alike."""
 
 
 class Invocation:
@@ -49,8 +54,8 @@ class Invocation:
         except (PacketFSError, OSError):
             return Output(json=wants_json(self.arguments, self.environment), verbosity=0, progress=False)
 
-    def location(self, text: str) -> Location:
-        """The place on this machine that `text` means.
+    def location(self, text: str, *, remote: bool = False) -> Location:
+        """The place that `text` means: on this machine, unless the command can reach another (`remote`).
 
         A text without a volume (`::REF`, and `REF` alone when a volume is configured) means the configured one.
         """
@@ -66,25 +71,68 @@ class Invocation:
                     code="no-volume",
                     hint="write VOLUME::REF, or set PACKETFS_VOLUME or --volume",
                 )
-            location = with_volume(location, _local(parse_location(default)).volume)
-        return _local(location)
+            configured = parse_location(default)
+            location = with_volume(location, configured.volume, configured.endpoint)
+        return _reachable(location) if remote else _local(location)
 
-    def volume(self, text: str | None) -> Location:
+    def volume(self, text: str | None, *, remote: bool = False) -> Location:
         """The volume that `text` names (anything after `::` may stand there and is not used), or the configured one."""
         if text is None:
-            return self.location("::")
+            return self.location("::", remote=remote)
         location = parse_location(text)
-        return self.location(text) if not location.volume else _local(location)
+        if not location.volume:
+            return self.location(text, remote=remote)
+        return _reachable(location) if remote else _local(location)
 
-    def open(self, location: Location) -> "Volume":
-        """The volume at `location`, open."""
+    def open(self, location: Location) -> "Opened":
+        """The volume at `location`, open; one on another machine, or a replica of it, as a session with its origin."""
+        from packetfs import api
+        from packetfs.volume.replica import is_replica
+
+        opened: Opened
+        if location.endpoint is not None:
+            opened = self.session(location)
+        elif is_replica(location.volume):
+            opened = api.open_replica(location.volume, lock_wait_s=self.settings.lock_wait_s)
+            if not opened.is_whole:
+                opened.close()
+                opened = self.session(location)
+        else:
+            return self.volume_here(location)
+        self.tell_of_index(opened)
+        return opened
+
+    def volume_here(self, location: Location) -> "Volume":
+        """The volume at `location`, which is on this machine, open."""
         from packetfs import api
 
-        volume = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
-        self.tell_of_index(volume)
-        return volume
+        opened = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
+        self.tell_of_index(opened)
+        return opened
 
-    def tell_of_index(self, volume: "Volume") -> None:
+    def session(self, location: Location, *, writes: bool = False, create: bool = False) -> "Session":
+        """A session with the machine that `location` is on."""
+        from packetfs import api
+
+        chosen = self.settings
+        return api.connect(
+            location,
+            ref=location.line,
+            writes=writes,
+            create=create,
+            ssh=chosen.ssh,
+            remote_packetfs=chosen.remote_packetfs,
+            cache_bytes=chosen.cache_bytes,
+            lock_wait_s=chosen.lock_wait_s,
+            discarded=self.tell_of_replica,
+        )
+
+    def tell_of_replica(self, why: str) -> None:
+        """Say that what was kept of a volume is of no use."""
+        text = f"what was kept here of that volume is of no use and is fetched anew: {shown_message(why)}"
+        self.output.notice(lines.Notice(code="replica-discarded", message=text), text)
+
+    def tell_of_index(self, volume: "Opened") -> None:
         """Say that the volume's index could not be used, if so: why this takes longer than it should."""
         why = volume.index_discarded
         if why is not None:
@@ -106,11 +154,34 @@ class Invocation:
 def _local(location: Location) -> Location:
     if location.endpoint is None:
         return location
-    hint = "run packetfs on that machine; a local volume whose name has a colon is written ./NAME"
-    if os.path.isdir(location.endpoint.host):  # `volume:main`, with a colon too few
-        hint = f"did you mean {location.endpoint.host}::{location.volume}?"
+    _check_colons(location)
     raise UsageError(
-        f"{str(location)!r} is on another machine, and this version of PacketFS works on local volumes only",
+        f"{str(location)!r} is on another machine, and this command works on local volumes only",
         code="remote-unsupported",
-        hint=hint,
+        hint="run packetfs on that machine; a local volume whose name has a colon is written ./NAME",
     )
+
+
+def _reachable(location: Location) -> Location:
+    """`location`, if it is here or can be reached over ssh."""
+    if location.endpoint is None:
+        return location
+    _check_colons(location)
+    if location.endpoint.scheme != "ssh":
+        raise UsageError(
+            f"{str(location)!r}: this version of PacketFS reaches other machines over ssh only",
+            code="remote-unsupported",
+            hint="write HOST:/DIR/VOLUME::REF or ssh://HOST/DIR/VOLUME:REF",
+        )
+    return location
+
+
+def _check_colons(location: Location) -> None:
+    """`volume:main` has a colon too few, and is not the machine `volume`."""
+    assert location.endpoint is not None
+    if location.endpoint.port is None and not location.endpoint.user and os.path.isdir(location.endpoint.host):
+        raise UsageError(
+            f"{str(location)!r} would be on the machine {location.endpoint.host!r}, and that is a directory here",
+            code="bad-location",
+            hint=f"did you mean {location.endpoint.host}::{location.volume}?",
+        )

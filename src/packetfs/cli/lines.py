@@ -59,6 +59,44 @@ class Pulled(Line, frozen=True, tag="pull", kw_only=True):
     seconds: float
 
 
+class Transferred(Line, frozen=True, tag="transfer", kw_only=True):
+    """What a push to or a pull from another machine moved and took.
+
+    `literal_bytes` is content that had to travel, `delta_bytes` the part of it coded against what both sides held,
+    `coded_bytes` what all of it took; `pointers` counts the extents that were pointed at instead. Bytes sent and
+    received are those of the protocol, without what ssh adds. Memory is anonymous memory, the most that was seen.
+    """
+
+    logical_bytes: int
+    literal_bytes: int
+    delta_bytes: int
+    coded_bytes: int
+    pointers: int
+    sent_bytes: int
+    received_bytes: int
+    round_trips: int
+    seconds: float
+    cpu_s: float
+    peer_cpu_s: float
+    anonymous_bytes: int
+    peer_anonymous_bytes: int
+    disk_bytes: int
+
+
+class Cloned(Line, frozen=True, tag="clone", kw_only=True):
+    """A replica was made or brought up to date. `whole` is whether it holds everything and can be read by itself."""
+
+    replica: str
+    origin: str
+    volume_id: str
+    refs: int
+    snapshots: int
+    whole: bool
+    received_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
 class Listed(Line, frozen=True, tag="entry", kw_only=True):
     """One name of a snapshot. `path` is relative to what was listed."""
 

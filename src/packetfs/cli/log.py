@@ -6,7 +6,7 @@ from itertools import islice
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
@@ -25,12 +25,13 @@ packetfs log --json /srv/volume::main
 )
 @click.argument("location", metavar="VOLUME::REF[@WHEN]", shell_complete=paths)
 @click.option("-c", "--count", type=click.IntRange(min=1), help="At most so many snapshots.")
+@remote_options
 def log(invocation: Invocation, location: str, count: int | None) -> None:
     """List the snapshots of a ref, newest first.
 
     With @WHEN, from that one on. The id in the first column can stand after `@`.
     """
-    place = invocation.location(location)
+    place = invocation.location(location, remote=True)
     if place.path:
         raise UsageError("the history of a single path is not kept", hint="leave :/PATH out")
     with invocation.open(place) as volume:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import time_text
 
 if TYPE_CHECKING:
-    from packetfs.volume import Entry, Volume
+    from packetfs.cli.invocation import Opened
+    from packetfs.volume import Entry
 
 _TYPES: Final = {
     "file": stat.S_IFREG,
@@ -36,6 +37,7 @@ packetfs ls --json -R /srv/volume::main
 @click.argument("location", metavar="VOLUME::REF[@WHEN][:/PATH]", shell_complete=paths)
 @click.option("-l", "--long", "long_form", is_flag=True, help="Mode, owner, size and time of each name as well.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below as well, each with its path.")
+@remote_options
 def ls(invocation: Invocation, *, location: str, long_form: bool, recursive: bool) -> None:
     r"""List what a snapshot holds.
 
@@ -43,7 +45,7 @@ def ls(invocation: Invocation, *, location: str, long_form: bool, recursive: boo
     `\u202e`, and a backslash as `\\`.
     """
     output = invocation.output
-    place = invocation.location(location)
+    place = invocation.location(location, remote=True)
     with invocation.open(place) as volume:
         snapshot = volume.resolve(place.line, place.when)
         entry = volume.entry(snapshot, place.path) if place.path else volume.root(snapshot)
@@ -55,7 +57,7 @@ def ls(invocation: Invocation, *, location: str, long_form: bool, recursive: boo
             output.data(_line(path, item), _long(path, item) if long_form else _short(path, item))
 
 
-def _below(volume: "Volume", directory: "Entry", *, recursive: bool) -> "Iterator[tuple[bytes, Entry]]":
+def _below(volume: "Opened", directory: "Entry", *, recursive: bool) -> "Iterator[tuple[bytes, Entry]]":
     """Paths and entries beneath `directory`, depth first. A stack, because trees may be deeper than Python's calls."""
     stack = [(b"", volume.entries(directory))]
     while stack:

@@ -2,17 +2,21 @@
 
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount, bytes_text, duration
+from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, PartialError
 from packetfs.events import Change
+
+if TYPE_CHECKING:
+    from packetfs.sync.session import Traffic
 
 _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
 
@@ -24,12 +28,14 @@ packetfs pull /srv/volume::main ~/restored
 packetfs pull --delete /srv/volume::main@~1 ~/project
 packetfs pull -n /srv/volume::main@2026-11-20 ~/project
 packetfs pull /srv/volume::main:/docs/guide.md .
+packetfs pull ada@host:/srv/volume::main ~/project
 """,
 )
 @click.argument("location", metavar="VOLUME::REF[@WHEN][:/PATH]", shell_complete=paths)
 @click.argument("directory", metavar="DIR", shell_complete=paths)
 @click.option("--delete", is_flag=True, help="Remove from DIR what the snapshot does not have.")
 @click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
+@remote_options
 def pull(invocation: Invocation, *, location: str, directory: str, delete: bool, dry_run: bool) -> int:
     """Write a snapshot, or a part of it, into a directory.
 
@@ -37,8 +43,10 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
     size and time are not touched; others are replaced as a whole, so that killed at any instant each is old or new.
     """
     output = invocation.output
-    place = invocation.location(location)
+    place = invocation.location(location, remote=True)
     from packetfs.sync.checkout import pull as pull_into
+    from packetfs.sync.session import Session
+    from packetfs.sync.transfer import pull as pull_from
 
     def show(changes: Sequence[Change]) -> None:
         if not dry_run and output.verbosity < 1:
@@ -50,19 +58,34 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
             else:
                 output.detail(change, text)
 
+    traffic: Traffic | None = None
     with invocation.open(place) as volume, output.meter("pull", prints_data=dry_run) as meter:
-        snapshot = volume.resolve(place.line, place.when)
-        report = pull_into(
-            volume,
-            snapshot,
-            place.path,
-            os.fsencode(directory),
-            delete=delete,
-            dry_run=dry_run,
-            progress=meter,
-            report=show,
-        )
+        if not isinstance(volume, Session):
+            report = pull_into(
+                volume,
+                volume.resolve(place.line, place.when),
+                place.path,
+                os.fsencode(directory),
+                delete=delete,
+                dry_run=dry_run,
+                progress=meter,
+                report=show,
+            )
+        else:
+            pulled = pull_from(
+                volume,
+                place.line,
+                place.when,
+                place.path,
+                os.fsencode(directory),
+                delete=delete,
+                dry_run=dry_run,
+                progress=meter,
+                report=show,
+            )
+            report, traffic = pulled.report, pulled.traffic
         seconds = meter.elapsed_s
+    snapshot = report.snapshot
     summary = lines.Pulled(
         volume=place.volume,
         ref=place.line,
@@ -96,6 +119,8 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
         f"{', '.join(counts) or 'nothing in it'} ({bytes_text(report.written_bytes)} "
         f"{'to write' if dry_run else 'written'}) in {duration(seconds)}",
     )
+    if traffic is not None:
+        tell_traffic(output, traffic, snapshot.statistics.logical_bytes)
     if report.owner_not_set and output.verbosity > 0:
         text = f"{amount(report.owner_not_set, 'name')} got you as the owner: only root can give files away"
         output.notice(lines.Notice(code="owner-not-set", message=text), text)

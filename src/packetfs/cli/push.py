@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.census import Census
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
 from packetfs.cli.quantities import amount, bytes_text, duration
+from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PartialError, UsageError
 from packetfs.events import Problem, ProblemKind, VolumeCreated
 from packetfs.format.location import Location
 from packetfs.format.when import LATEST
 
 if TYPE_CHECKING:
+    from packetfs.sync.session import Traffic
     from packetfs.volume import PushReport, Volume
 
 _PROBLEMS: Final = {
@@ -42,6 +44,7 @@ packetfs push ~/project /srv/volume::main
 packetfs push -m "before the upgrade" /etc /srv /backup/volume::host
 packetfs push -n ~/project /srv/volume::main
 pg_dump shop | packetfs push - --name shop.sql /srv/volume::dumps
+packetfs push ~/project ada@host:/srv/volume::main
 PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 """,
 )
@@ -51,6 +54,7 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.option("-n", "--dry-run", is_flag=True, help="Read and compare, store nothing.")
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
+@remote_options
 def push(
     invocation: Invocation,
     *,
@@ -68,12 +72,25 @@ def push(
     since the ref's last snapshot, there is no new one.
     """
     output = invocation.output
-    place = _target(invocation.location(location), location)
+    place = _target(invocation.location(location, remote=True), location)
     stream = _is_stream(sources, name)
     from packetfs.volume import sources_of
 
     found = [] if stream else sources_of(sources)
     census = Census([source.path for source in found]) if found else None
+    from packetfs.volume.replica import is_replica
+
+    if place.endpoint is not None or is_replica(place.volume):
+        from packetfs.sync.transfer import Stream
+
+        what = Stream(0, os.fsencode(name or "stdin")) if stream else found
+        with invocation.session(place, writes=True, create=not dry_run) as session:
+            if session.created:
+                event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
+                output.notice(event, f"created the volume {shown(session.origin)}")
+            with output.meter("push", census=census) as meter:
+                pushed = session.push(what, place.line, always=always, dry_run=dry_run, message=message, progress=meter)
+        return _conclude(output, place, pushed.report, pushed.traffic)
     with _volume(invocation, place, dry_run=dry_run) as volume, output.meter("push", census=census) as meter:
         if stream:
             report = volume.push_stream(
@@ -141,7 +158,7 @@ def _volume(invocation: Invocation, place: Location, *, dry_run: bool) -> "Itera
         yield volume
 
 
-def _conclude(output: Output, place: Location, report: "PushReport") -> int:
+def _conclude(output: Output, place: Location, report: "PushReport", traffic: "Traffic | None" = None) -> int:
     """Say what was done; PartialError if something is missing from the snapshot."""
     for problem in report.problems:
         _tell(output, problem)
@@ -167,6 +184,8 @@ def _conclude(output: Output, place: Location, report: "PushReport") -> int:
         seconds=round(report.seconds, 3),
     )
     output.notice(summary, _summary(report))
+    if traffic is not None:
+        tell_traffic(output, traffic, counted.logical_bytes)
     counts = Counter(problem.kind for problem in report.problems)
     lost = {kind: counts[kind] for kind in _LOSSES if counts[kind]}
     if lost:

@@ -3,7 +3,7 @@
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
 
@@ -16,9 +16,10 @@ PACKETFS_VOLUME=/srv/volume packetfs refs --json
 """,
 )
 @click.argument("volume", required=False, shell_complete=paths)
+@remote_options
 def refs(invocation: Invocation, volume: str | None) -> None:
     """List the refs of a volume."""
-    with invocation.open(invocation.volume(volume)) as opened:
+    with invocation.open(invocation.volume(volume, remote=True)) as opened:
         found = opened.refs()
     width = max((len(ref.name) for ref in found), default=0)
     for ref in found:

@@ -3,10 +3,12 @@
 import click
 
 from packetfs.cli import lines
-from packetfs.cli.app import command, paths
+from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
+from packetfs.errors import UsageError
+from packetfs.volume.replica import Replica
 
 
 @command(
@@ -17,14 +19,20 @@ packetfs status --json /srv/volume
 """,
 )
 @click.argument("volume", required=False, shell_complete=paths)
+@remote_options
 def status(invocation: Invocation, volume: str | None) -> None:
     """Tell how large a volume is and where its journal stands.
 
     Logical: what separate copies of all snapshots would take. Unique: content that is stored once for all of them.
     Stored: that and the trees and the journal. On disk: that and what is derived from it.
     """
-    place = invocation.volume(volume)
+    place = invocation.volume(volume, remote=True)
     with invocation.open(place) as opened:
+        if isinstance(opened, Replica):
+            raise UsageError(
+                f"{place.volume!r} is a replica: how large the volume is, its origin knows",
+                hint=f"packetfs status {opened.identity.origin}",
+            )
         found = opened.status()
     line = lines.StatusLine(
         volume=found.path,

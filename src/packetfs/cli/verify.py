@@ -37,7 +37,7 @@ def verify(invocation: Invocation, *, volume: str | None, restart: bool) -> int:
     place = invocation.volume(volume)
     from packetfs.sync import scrub
 
-    with invocation.open(place) as opened, output.meter("verify") as meter:
+    with invocation.volume_here(place) as opened, output.meter("verify") as meter:
         report = scrub.verify(
             opened, restart=restart, progress=meter, found=lambda damaged: _tell_range(output, damaged)
         )

@@ -69,7 +69,7 @@ class Location:
             user = f"{self.endpoint.user}@" if self.endpoint.user else ""
             host = f"{user}{self.endpoint.host}:"
         volume = self.volume
-        if "::" in volume:
+        if "::" in volume or volume.endswith(":"):
             return self.url()
         if not host and (":" in volume.partition("/")[0] or _SCHEME.match(volume)):
             volume = f"./{volume}"
@@ -202,6 +202,6 @@ def _wrong(text: str, why: str) -> UsageError:
     return UsageError(f"{text!r} is no location: {why}", code="bad-location", hint=_HINT, location=text)
 
 
-def with_volume(location: Location, volume: str) -> Location:
+def with_volume(location: Location, volume: str, endpoint: Endpoint | None = None) -> Location:
     """`location` in `volume`, for a spelling that left the volume to the configuration (`::main`)."""
-    return replace(location, volume=volume)
+    return replace(location, volume=volume, endpoint=endpoint)

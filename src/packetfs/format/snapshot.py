@@ -77,6 +77,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     Otherwise it was made to hold sources by their names, and its metadata are those of no directory.
     """
+    data: bytes
+    """The bytes that `id` is the digest of."""
 
     @property
     def name(self) -> str:
@@ -161,6 +163,7 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is w
         statistics=stored.statistics,
         message=stored.message,
         root_is_source=stored.root_is_source,
+        data=data,
     )
 
 

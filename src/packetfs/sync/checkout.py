@@ -13,7 +13,7 @@ from packetfs.errors import RefusedError, UsageError, disk_error
 from packetfs.events import Change, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
-from packetfs.volume import Volume
+from packetfs.volume.trees import Trees
 
 __all__ = ["PullReport", "pull"]
 
@@ -38,7 +38,7 @@ class PullReport:
 
 
 def pull(
-    volume: Volume,
+    volume: Trees,
     snapshot: Snapshot,
     path: bytes,
     target: str | bytes,
@@ -126,7 +126,7 @@ def _what(
     return root, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
 
 
-def _refuse_volume(volume: Volume, directory: bytes, *, delete: bool) -> None:
+def _refuse_volume(volume: Trees, directory: bytes, *, delete: bool) -> None:
     """A pull into the volume's own files, or one that would delete them, is never meant."""
     home = os.path.realpath(os.fsencode(volume.path))
     target = os.path.realpath(directory)

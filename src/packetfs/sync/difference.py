@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from packetfs import kernel
 from packetfs.format.snapshot import Snapshot
-from packetfs.volume import Volume
+from packetfs.volume.trees import Trees
 
 __all__ = ["Difference", "compare"]
 
@@ -23,7 +23,7 @@ class Difference:
     old_path: bytes | None = None
 
 
-def compare(volume: Volume, old: tuple[Snapshot, bytes], new: tuple[Snapshot, bytes]) -> Iterator[Difference]:
+def compare(volume: Trees, old: tuple[Snapshot, bytes], new: tuple[Snapshot, bytes]) -> Iterator[Difference]:
     """What turns `old` into `new`; each is a snapshot and a path in it."""
     before, after = _entry(volume, old), _entry(volume, new)
     if before.kind != after.kind:
@@ -38,7 +38,7 @@ def compare(volume: Volume, old: tuple[Snapshot, bytes], new: tuple[Snapshot, by
         yield Difference(found.path, found.change, found.kind, found.old_size, found.new_size, found.old_path)
 
 
-def _entry(volume: Volume, place: tuple[Snapshot, bytes]) -> kernel.Entry:
+def _entry(volume: Trees, place: tuple[Snapshot, bytes]) -> kernel.Entry:
     snapshot, path = place
     return volume.entry(snapshot, path) if path else volume.root(snapshot)
 

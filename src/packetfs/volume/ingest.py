@@ -10,22 +10,35 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Problem, ProblemKind, Progress
 from packetfs.format.address import Page
-from packetfs.format.entry import Commit
-from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
+from packetfs.format.snapshot import Snapshot, Statistics
 from packetfs.volume import refs, space
-from packetfs.volume.refs import Move
+from packetfs.volume.commit import Proposal, commit
+from packetfs.volume.keys import Keys
 
 if TYPE_CHECKING:
     from packetfs.volume.volume import Volume
 
-__all__ = ["PushReport", "Source", "push", "push_stream", "sources_of"]
+__all__ = [
+    "Asking",
+    "Ingest",
+    "PushReport",
+    "Source",
+    "StreamIngest",
+    "differs",
+    "page_of",
+    "problems_of",
+    "push",
+    "refuse_lease",
+    "sources_of",
+    "statistics_of",
+]
 
 # A file system's clock ticks with the kernel's timer (at most 10 ms) and lags behind ours by up to one tick.
 _TICK_NS: Final = 20_000_000
@@ -60,7 +73,6 @@ class PushReport:
 
 
 Watch = Callable[[Progress], None]
-_Ingest = Callable[[Callable[[kernel.Lease | None], kernel.Lease], Page | None, bytes | None], kernel.Ingested]
 
 
 def sources_of(paths: Sequence[str | bytes | os.PathLike[str]]) -> list[Source]:
@@ -90,52 +102,119 @@ def sources_of(paths: Sequence[str | bytes | os.PathLike[str]]) -> list[Source]:
     return [Source(path, name) for name, path in named.items()]
 
 
-def push(
-    volume: "Volume",
-    sources: Sequence[Source],
-    ref: str,
-    *,
-    dry_run: bool,
-    always: bool,
-    message: str,
-    progress: Watch | None,
-) -> PushReport:
-    """Store `sources` as the next snapshot of `ref`. See `Volume.push`."""
-    absolute = [Source(os.path.abspath(source.path), source.name) for source in sources]
-    _check_sources(absolute, volume.path)
-    cache = _StatCache(volume.path, volume.keys.cache_name(_parts(absolute)), volume.env)
+class Holder(Protocol):
+    """What files are ingested into: a volume, or a replica of one."""
 
-    def ingest(
-        grant: Callable[[kernel.Lease | None], kernel.Lease], previous: Page | None, next_: bytes | None
+    path: str
+    env: Env
+    keys: Keys
+    space: kernel.Space
+
+
+Grant = Callable[[kernel.Lease | None], kernel.Lease]
+
+
+class Asking(Protocol):
+    """How an ingest into a replica asks its origin what the origin has. Tags and records are packed, see the kernel."""
+
+    def begin(self, tags: bytes) -> int:
+        """Ask, and do not wait; a ticket for `end`."""
+
+    def end(self, ticket: int) -> bytes:
+        """The answer, a record for each tag."""
+
+    def lease_for(self, segment: int) -> kernel.Lease:
+        """Where bytes that the origin has at an address of `segment` are put in the replica."""
+
+
+class Ingest:
+    """One ingest of some sources: checked when it is made, then to be `run` once."""
+
+    def __init__(self, holder: Holder, sources: Sequence[Source]) -> None:
+        self._holder = holder
+        self.sources = [Source(os.path.abspath(source.path), source.name) for source in sources]
+        _check_sources(self.sources, holder.path)
+        self.cache = StatCache(holder.path, holder.keys.cache_name(_parts(self.sources)), holder.env)
+
+    @property
+    def root_is_source(self) -> bool:
+        """Whether the root of the tree is the one directory that was named."""
+        return self.sources[0].name is None
+
+    @property
+    def paths(self) -> tuple[bytes, ...]:
+        """The sources, absolute, as a snapshot records them."""
+        return tuple(source.path for source in self.sources)
+
+    def run(
+        self,
+        grant: Grant,
+        previous: Page | None,
+        next_: bytes | None,
+        *,
+        dry_run: bool,
+        progress: Watch | None,
+        ask: Asking | None = None,
     ) -> kernel.Ingested:
+        """Walk, read and store. `next_` is where the next stat cache is written; `ask` is for a replica."""
+        holder = self._holder
         return kernel.ingest(
-            volume.space,
-            [(source.path, source.name) for source in absolute],
-            prior=cache.prior(),
+            holder.space,
+            [(source.path, source.name) for source in self.sources],
+            prior=self.cache.prior(),
             next=next_,
             previous=previous,
-            clean_before_ns=clean_before_ns(volume.path, absolute, volume.env),
-            clean_device=_device(os.path.join(volume.path, "cache")),
+            clean_before_ns=clean_before_ns(holder.path, self.sources, holder.env),
+            clean_device=_device(os.path.join(holder.path, "cache")),
             dry_run=dry_run,
             grant=grant,
-            progress=_watcher(progress),
+            progress=watcher(progress),
+            ask=ask,
         )
 
-    story = _Push(
-        volume,
-        ref,
-        always=always,
-        message=message,
-        paths=tuple(source.path for source in absolute),
-        root_is_source=absolute[0].name is None,
-    )
-    return story.run(ingest, cache, dry_run=dry_run, progress=progress)
+
+class StreamIngest:
+    """The same of what can be read from a descriptor until its end: it becomes the only file of the root."""
+
+    cache = None
+    paths = (b"-",)
+    root_is_source = False
+
+    def __init__(self, holder: Holder, fd: int, name: bytes) -> None:
+        if not name or b"/" in name or b"\0" in name or name in (b".", b"..") or len(name) > 255:
+            raise UsageError(f"{os.fsdecode(name)!r} cannot be the name of a file", hint="choose another --name")
+        self._holder = holder
+        self._fd = fd
+        self._name = name
+
+    def run(
+        self,
+        grant: Grant,
+        previous: Page | None,
+        next_: bytes | None,
+        *,
+        dry_run: bool,
+        progress: Watch | None,
+        ask: Asking | None = None,
+    ) -> kernel.Ingested:
+        """Read and store."""
+        del previous, next_  # nothing is known of a stream before it is read
+        return kernel.ingest_stream(
+            self._holder.space,
+            self._fd,
+            name=self._name,
+            mode=_STREAM_MODE,
+            mtime_ns=self._holder.env.now_ns(),
+            dry_run=dry_run,
+            grant=grant,
+            progress=watcher(progress),
+            ask=ask,
+        )
 
 
-def push_stream(
+def push(
     volume: "Volume",
-    fd: int,
-    name: bytes,
+    found: Ingest | StreamIngest,
     ref: str,
     *,
     dry_run: bool,
@@ -143,66 +222,35 @@ def push_stream(
     message: str,
     progress: Watch | None,
 ) -> PushReport:
-    """Store what can be read from `fd` as the only entry of the next snapshot of `ref`. See `Volume.push_stream`."""
-    if not name or b"/" in name or b"\0" in name or name in (b".", b"..") or len(name) > 255:
-        raise UsageError(f"{os.fsdecode(name)!r} cannot be the name of a file", hint="choose another --name")
-
-    def ingest(
-        grant: Callable[[kernel.Lease | None], kernel.Lease], previous: Page | None, next_: bytes | None
-    ) -> kernel.Ingested:
-        del previous, next_
-        return kernel.ingest_stream(
-            volume.space,
-            fd,
-            name=name,
-            mode=_STREAM_MODE,
-            mtime_ns=volume.env.now_ns(),
-            dry_run=dry_run,
-            grant=grant,
-            progress=_watcher(progress),
-        )
-
-    story = _Push(volume, ref, always=always, message=message, paths=(b"-",), root_is_source=False)
-    return story.run(ingest, None, dry_run=dry_run, progress=progress)
+    """Store what `found` reads as the next snapshot of `ref`. See `Volume.push`."""
+    return _Push(volume, found, ref, always=always, message=message).run(dry_run=dry_run, progress=progress)
 
 
 class _Push:
     """One push, from the state the ref was in when it began."""
 
-    def __init__(
-        self,
-        volume: "Volume",
-        ref: str,
-        *,
-        always: bool,
-        message: str,
-        paths: tuple[bytes, ...],
-        root_is_source: bool,
-    ) -> None:
+    def __init__(self, volume: "Volume", found: Ingest | StreamIngest, ref: str, *, always: bool, message: str) -> None:
         self.volume = volume
+        self.found = found
         self.ref = ref
         self.always = always
         self.message = message
-        self.paths = paths
-        self.root_is_source = root_is_source
         self.begun_s = volume.env.monotonic_s()
 
-    def run(self, ingest: _Ingest, cache: "_StatCache | None", *, dry_run: bool, progress: Watch | None) -> PushReport:
+    def run(self, *, dry_run: bool, progress: Watch | None) -> PushReport:
         """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
-        volume = self.volume
-        expected, before = self._where_the_ref_is()
+        volume, found, cache = self.volume, self.found, self.found.cache
+        before = self._where_the_ref_is()
         next_cache = None if dry_run or cache is None else cache.begin()
         try:
             with volume.filling() as filling:
-                ingested = ingest(_refuse if dry_run else filling.grant, _directory(before), next_cache)
-                changed = self.always or before is None or before.root_digest != ingested.root_digest
-                changed = changed or (before is not None and before.root_is_source != self.root_is_source)
-                # The same tree, but where the ref's snapshot points to damaged bytes this one does not.
-                changed = changed or ingested.repaired
+                grant = refuse_lease if dry_run else filling.grant
+                ingested = found.run(grant, page_of(before), next_cache, dry_run=dry_run, progress=progress)
+                changed = self.always or differs(before, ingested, root_is_source=found.root_is_source)
                 after = before
                 if not dry_run and changed:
                     _tell(progress, Progress(phase="committing", files=ingested.files, bytes=ingested.logical_bytes))
-                    after = self._commit(filling, ingested, expected)
+                    after = self._commit(filling, ingested, before.id if before else b"")
                 elif not dry_run:
                     filling.keep(ingested.lease)
                     self._remember_visit()
@@ -225,66 +273,41 @@ class _Push:
             snapshot=after,
             changed=changed,
             dry_run=dry_run,
-            statistics=_statistics(ingested),
-            problems=_problems(ingested),
+            statistics=statistics_of(ingested),
+            problems=problems_of(ingested),
             seconds=volume.env.monotonic_s() - self.begun_s,
         )
 
-    def _where_the_ref_is(self) -> tuple[Move | None, Snapshot | None]:
+    def _where_the_ref_is(self) -> Snapshot | None:
         with self.volume.journal.reading() as db:
-            expected = refs.current(db, self.ref)
-            before = refs.snapshot_at(db, self.volume.keys, expected.seq, expected.snapshot) if expected else None
+            move = refs.current(db, self.ref)
+            before = refs.snapshot_at(db, self.volume.keys, move.seq, move.snapshot) if move else None
         self.volume.admit_new()
-        return expected, before
+        return before
 
-    def _commit(self, filling: space.Filling, ingested: kernel.Ingested, expected: Move | None) -> Snapshot:
-        """Make everything durable, then move the ref. On a conflict the data stays, for the push that is run again."""
-        volume = self.volume
-        lease = filling.lease_for_entry(ingested.lease)
-        filling.settle()  # what the pages point to in earlier leases is durable before the entry that needs it
-        if ingested.new_bytes + ingested.page_bytes > _SYNC_BYTES:
-            filling.sync(lease)  # before the exclusive part, which then syncs no more than one chunk
-        try:
-            with volume.journal.writing() as db:
-                refs.check_unmoved(db, self.ref, expected)
-                previous, previous_ns = refs.last_entry(db, volume.keys)
-                time_ns = max(volume.env.now_ns(), previous_ns + 1)
-                snapshot, commit = self._describe(ingested, expected, time_ns)
-                epoch = space.epoch(db, volume.keys)
-                data, position = refs.append(volume.keys, commit, previous=previous, epoch=epoch, time_ns=time_ns)
-                address = lease.append_journal(volume.keys.sealed(data))
-                durable = filling.sync(lease)
-                refs.moved(db, data=data, position=position, address=address, ref=self.ref, snapshot=snapshot)
-                space.record(db, volume.keys, durable, full=False)
-        except ConflictError:
-            filling.keep(lease)
-            raise
-        volume.admit([durable])
-        return snapshot
-
-    def _describe(self, ingested: kernel.Ingested, expected: Move | None, time_ns: int) -> tuple[Snapshot, Commit]:
-        parent = expected.snapshot if expected else b""
-        data = encode_snapshot(
+    def _commit(self, filling: space.Filling, ingested: kernel.Ingested, expected: bytes) -> Snapshot:
+        env = self.volume.env
+        proposal = Proposal(
             root=ingested.root,
             root_digest=ingested.root_digest,
-            parent=parent,
-            time_ns=time_ns,
-            host=self.volume.env.host(),
-            user=self.volume.env.user(),
-            paths=self.paths,
-            statistics=_statistics(ingested),
+            parent=expected,
+            host=env.host(),
+            user=env.user(),
+            paths=self.found.paths,
+            statistics=statistics_of(ingested),
             message=self.message,
-            root_is_source=self.root_is_source,
+            root_is_source=self.found.root_is_source,
         )
-        id_ = self.volume.keys.snapshot_id(data)
-        return decode_snapshot(data, id_), Commit(ref=self.ref, expected=parent, snapshot_id=id_, snapshot=data)
+        lease = filling.lease_for_entry(ingested.lease)
+        settled = ingested.new_bytes + ingested.page_bytes <= _SYNC_BYTES
+        return commit(self.volume, filling, lease, self.ref, proposal, settled=settled).snapshot
 
     def _remember_visit(self) -> None:
         with self.volume.journal.writing() as db:
             refs.visited(db, self.ref, self.volume.env.now_ns())
 
 
-class _StatCache:
+class StatCache:
     """The stat cache of one set of sources: a derived file, replaced after a commit, never needed."""
 
     def __init__(self, directory: str, name: str, env: Env) -> None:
@@ -393,17 +416,31 @@ def _parts(sources: Sequence[Source]) -> list[bytes]:
     return parts
 
 
-def _directory(snapshot: Snapshot | None) -> Page | None:
+def differs(before: Snapshot | None, ingested: kernel.Ingested, *, root_is_source: bool) -> bool:
+    """Whether what was ingested is to become a snapshot after `before`."""
+    return (
+        before is None
+        or before.root_digest != ingested.root_digest
+        or before.root_is_source != root_is_source
+        # The same tree, but where the ref's snapshot points to damaged bytes this one does not.
+        or ingested.repaired
+    )
+
+
+def page_of(snapshot: Snapshot | None) -> Page | None:
     """The page of a snapshot's root, so that pages equal in meaning keep their bytes."""
     return kernel.decode_root(snapshot.root).page if snapshot is not None else None
 
 
-def _refuse(full: kernel.Lease | None) -> kernel.Lease:
+def refuse_lease(full: kernel.Lease | None) -> kernel.Lease:
+    """What a dry run grants."""
     del full
     raise AssertionError("a dry run asked for a lease")
 
 
-def _watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]:
+def watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]:
+    """What the kernel tells of an ingest, as events."""
+
     def watch(files: int, directories: int, done: int, new: int, unchanged: int) -> None:
         del directories, unchanged  # `done` has what was not read as well
         if progress is not None:
@@ -417,7 +454,8 @@ def _tell(progress: Watch | None, event: Progress) -> None:
         progress(event)
 
 
-def _statistics(ingested: kernel.Ingested) -> Statistics:
+def statistics_of(ingested: kernel.Ingested) -> Statistics:
+    """What an ingest found, as its snapshot records it."""
     return Statistics(
         files=ingested.files,
         directories=ingested.directories,
@@ -432,7 +470,8 @@ def _statistics(ingested: kernel.Ingested) -> Statistics:
     )
 
 
-def _problems(ingested: kernel.Ingested) -> tuple[Problem, ...]:
+def problems_of(ingested: kernel.Ingested) -> tuple[Problem, ...]:
+    """What an ingest could not store."""
     return tuple(
         Problem(path=path, kind=cast(ProblemKind, kind), errno=errno) for path, kind, errno in ingested.problems
     )

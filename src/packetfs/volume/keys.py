@@ -16,8 +16,10 @@ _ROW = struct.Struct("<QQQQ")
 class Keys:
     """Keyed digests of one volume."""
 
-    def __init__(self, secret: bytes, volume_id: bytes) -> None:
-        digest_key = kernel.derive_key("packetfs v1 chunk digest", secret)
+    def __init__(self, secret: bytes, volume_id: bytes, *, digest_key: bytes | None = None) -> None:
+        """Of a volume with this `secret`; or of a replica: its own secret, and the `digest_key` of its origin."""
+        if digest_key is None:
+            digest_key = kernel.derive_key("packetfs v1 chunk digest", secret)
         # Whoever may read the volume has the digest key and can check ids and the chain; the MAC is for full holders.
         self._snapshot_key = kernel.derive_key("packetfs v1 snapshot id", digest_key)
         self._chain_key = kernel.derive_key("packetfs v1 journal chain", digest_key)

@@ -20,20 +20,23 @@ from packetfs.volume.keys import Keys
 __all__ = [
     "Move",
     "Ref",
-    "all_moves",
     "all_refs",
     "append",
+    "by_id",
     "check_unmoved",
+    "commits",
     "current",
-    "history",
     "last_entry",
+    "log",
     "moved",
+    "position_at",
     "resolve",
     "snapshot_at",
     "verify_chain",
     "visited",
 ]
 
+_SEQ_MAX: Final = (1 << 63) - 1
 _PAGE: Final = 256  # rows read at a time, so that a long history is never in memory as a whole
 
 
@@ -67,6 +70,14 @@ def last_entry(db: apsw.Connection, keys: Keys) -> tuple[Position, int]:
     return Position(seq, hash_), _checked(keys, seq, hash_, data).time_ns
 
 
+def position_at(db: apsw.Connection, keys: Keys, seq: int) -> Position | None:
+    """The position that entry `seq` led to; genesis for 0."""
+    if seq == 0:
+        return keys.genesis
+    rows = select(db, (bytes,), "SELECT hash FROM journal WHERE seq = ?", (seq,))
+    return Position(seq, rows[0][0]) if rows else None
+
+
 def append(keys: Keys, body: Body, *, previous: Position, epoch: int, time_ns: int) -> tuple[bytes, Position]:
     """The bytes of the entry after `previous`, and the position it leads to. Nothing is written yet: see `moved`."""
     entry = Entry(seq=previous.seq + 1, epoch=epoch, time_ns=time_ns, previous=previous.hash, body=body)
@@ -80,20 +91,21 @@ def current(db: apsw.Connection, ref: str) -> Move | None:
     return Move(*rows[0]) if rows else None
 
 
-def check_unmoved(db: apsw.Connection, ref: str, expected: Move | None) -> None:
-    """ConflictError if `ref` is not where it was when the push began."""
-    found = current(db, ref)
+def check_unmoved(db: apsw.Connection, ref: str, expected: bytes) -> None:
+    """ConflictError unless `ref` names the snapshot `expected`, or, if that is empty, is new."""
+    move = current(db, ref)
+    found = move.snapshot if move else b""
     if found == expected:
         return
-    before = f"snapshot {expected.snapshot[:6].hex()}" if expected else "no snapshot"
-    after = f"snapshot {found.snapshot[:6].hex()}" if found else "no snapshot"
+    before = f"snapshot {expected[:6].hex()}" if expected else "no snapshot"
+    after = f"snapshot {found[:6].hex()}" if found else "no snapshot"
     raise ConflictError(
         f"ref {ref!r} moved from {before} to {after} during the push",
         code="ref-moved",
         hint="run the push again: what it stored stays, so it is quick",
         ref=ref,
-        expected=expected.snapshot.hex() if expected else None,
-        found=found.snapshot.hex() if found else None,
+        expected=expected.hex() or None,
+        found=found.hex() or None,
     )
 
 
@@ -114,6 +126,22 @@ def visited(db: apsw.Connection, ref: str, time_ns: int) -> None:
     db.execute("INSERT OR REPLACE INTO visits VALUES (?, ?)", (ref, time_ns))
 
 
+def commits(db: apsw.Connection, keys: Keys, after_seq: int) -> list[tuple[str, int, Snapshot]]:
+    """(ref, seq, snapshot) of the commits after entry `after_seq`, oldest first; a page of them, by the chain alone."""
+    found: list[tuple[str, int, Snapshot]] = []
+    seq = after_seq
+    statement = "SELECT seq, hash, entry FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+    while not found and (rows := select(db, (int, bytes, bytes), statement, (seq, _PAGE))):
+        for number, hash_, data in rows:
+            if number != seq + 1:
+                raise _damaged(f"journal entry {seq + 1} is missing")
+            seq = number
+            body = _checked(keys, seq, hash_, data).body
+            if isinstance(body, Commit):
+                found.append((body.ref, seq, _snapshot(keys, seq, body)))
+    return found
+
+
 def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -> Snapshot:
     """The snapshot that journal entry `seq` committed, checked against the entry's hash and its own id."""
     rows = select(db, (bytes, bytes), "SELECT hash, entry FROM journal WHERE seq = ?", (seq,))
@@ -125,6 +153,13 @@ def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -
     return _snapshot(keys, seq, body)
 
 
+def by_id(db: apsw.Connection, keys: Keys, id_: bytes) -> tuple[int, Snapshot] | None:
+    """The snapshot whose id begins with `id_`, of whatever ref, and the entry that committed it first."""
+    high = id_ + b"\xff" * (32 - len(id_))
+    rows = _moves(db, "snapshot BETWEEN ? AND ? ORDER BY seq LIMIT 1", (id_, high))
+    return (rows[0].seq, snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)) if rows else None
+
+
 def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
     """The snapshot of `ref` that `when` means; NotFoundError if there is none."""
     if current(db, ref) is None:
@@ -134,12 +169,13 @@ def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
         raise NotFoundError(f"the volume has no ref {ref!r}", code="ref-not-found", hint=known, ref=ref)
     match when:
         case Back(count):
-            rows = _moves(db, "ref = ? ORDER BY seq DESC LIMIT 1 OFFSET ?", (ref, count))
+            found = _back(db, keys, ref, count)
         case AtTime(time_ns):
-            rows = _moves(db, "ref = ? AND time_ns <= ? ORDER BY seq DESC LIMIT 1", (ref, time_ns))
+            found = _at_time(db, keys, ref, time_ns)
         case ById(prefix):
             rows = _by_id(db, ref, prefix)
-    if not rows:
+            found = snapshot_at(db, keys, rows[0].seq, rows[0].snapshot) if rows else None
+    if found is None:
         raise NotFoundError(
             f"ref {ref!r} has no snapshot {when}",
             code="snapshot-not-found",
@@ -147,20 +183,48 @@ def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
             ref=ref,
             when=str(when),
         )
-    return snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)
+    return found
 
 
-def history(db: apsw.Connection, ref: str, before_seq: int) -> list[Move]:
-    """The newest moves of `ref` before entry `before_seq`, newest first; a page of them."""
-    return _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, _PAGE))
+def log(db: apsw.Connection, keys: Keys, ref: str, before_seq: int, count: int) -> list[tuple[int, Snapshot]]:
+    """At most `count` (seq, snapshot) of `ref` before entry `before_seq`, newest first.
+
+    Rows of `moves` have no checksum, snapshots have: each names its parent, so that a row that was lost, or belongs to
+    another ref, shows.
+    """
+    moves = _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, count + 1))
+    found = [(move.seq, snapshot_at(db, keys, move.seq, move.snapshot)) for move in moves]
+    newer = _moves(db, "ref = ? AND seq >= ? ORDER BY seq LIMIT 1", (ref, before_seq))
+    if newer:
+        expected = snapshot_at(db, keys, newer[0].seq, newer[0].snapshot).parent
+    else:
+        newest = current(db, ref)
+        expected = newest.snapshot if newest else b""
+    for _, snapshot in found:
+        if snapshot.id != expected:
+            raise _damaged(f"the moves of ref {ref!r} do not follow from the journal")
+        expected = snapshot.parent
+    if len(found) <= count and expected:
+        raise _damaged(f"the first moves of ref {ref!r} are missing")
+    return found[:count]
 
 
-def all_moves(db: apsw.Connection, after_seq: int) -> list[Move]:
-    """Moves of all refs after entry `after_seq`, oldest first; a page of them."""
-    rows = select(db, (int,), "SELECT seq FROM journal WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, _PAGE))
-    if not rows:
-        return []
-    return _moves(db, "seq > ? AND seq <= ? ORDER BY seq", (after_seq, rows[-1][0]))
+def _back(db: apsw.Connection, keys: Keys, ref: str, count: int) -> Snapshot | None:
+    before_seq = _SEQ_MAX
+    while page := log(db, keys, ref, before_seq, min(count + 1, _PAGE)):
+        if count < len(page):
+            return page[count][1]
+        count -= len(page)
+        before_seq = page[-1][0]
+    return None
+
+
+def _at_time(db: apsw.Connection, keys: Keys, ref: str, time_ns: int) -> Snapshot | None:
+    newer = _moves(db, "ref = ? AND time_ns > ? ORDER BY seq LIMIT 1", (ref, time_ns))
+    page = log(db, keys, ref, newer[0].seq if newer else _SEQ_MAX, 1)
+    if page and page[0][1].time_ns > time_ns:
+        raise _damaged(f"the times of the moves of ref {ref!r} are not those of the journal")
+    return page[0][1] if page else None
 
 
 def all_refs(db: apsw.Connection, keys: Keys) -> list[Ref]:

@@ -158,7 +158,15 @@ class Filling:
         """Make what was appended durable although nothing was committed, so that the next push finds it."""
         self.settle()
         if lease is not None:
-            self._checkpoint(lease, full=False)
+            self.checkpoint(lease, full=False)
+            lease.close()
+
+    def checkpoint(self, lease: kernel.Lease, *, full: bool) -> None:
+        """Make what a lease holds durable and write it down. It can be filled further; when `full`, by nobody else."""
+        durable = self.sync(lease)
+        with self._journal.writing() as db:
+            record(db, self._keys, durable, full=full)
+        self._admit([durable])
 
     def _syncer(self) -> "ThreadPoolExecutor":
         if self._thread is None:
@@ -168,14 +176,11 @@ class Filling:
         return self._thread
 
     def _checkpoint_full(self, lease: kernel.Lease) -> None:
-        self._checkpoint(lease, full=True)
-
-    def _checkpoint(self, lease: kernel.Lease, *, full: bool) -> None:
         durable = self.sync(lease)
         with self._journal.writing() as db:
-            record(db, self._keys, durable, full=full)
+            record(db, self._keys, durable, full=True)
             # One transaction, one sync of the journal: the next lease comes with the record of the last.
-            spare = self._take(db) if full and self._spare is None else None
+            spare = self._take(db) if self._spare is None else None
         if spare is not None:
             self._spare = spare
         self._admit([durable])

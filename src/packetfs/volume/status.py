@@ -1,10 +1,12 @@
 """How large a volume is and where its journal stands. Numbers only; nothing is decided from them."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import apsw
 
+from packetfs.errors import InvalidError
 from packetfs.format.descriptor import Descriptor
 from packetfs.format.entry import Position
 from packetfs.volume import refs, space
@@ -43,6 +45,25 @@ class Status:
     def dedup_ratio(self) -> float:
         """Logical to unique bytes; 1.0 for an empty volume."""
         return self.logical_bytes / self.unique_bytes if self.unique_bytes else 1.0
+
+    def as_fields(self) -> dict[str, int | str]:
+        """Everything but where it is, as plain values for a peer."""
+        fields = asdict(self)
+        del fields["path"], fields["position"]
+        return {**fields, "position_seq": self.position.seq, "position_hash": self.position.hash.hex()}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object], *, path: str) -> "Status":
+        """What `as_fields` gave, of a volume that is somewhere else."""
+        numbers = {name: fields.get(name) for name in cls.__slots__ if name not in ("path", "position", "volume_id")}
+        seq, hash_, volume_id = (fields.get(name) for name in ("position_seq", "position_hash", "volume_id"))
+        try:
+            position = Position(int(seq), bytes.fromhex(hash_))  # type: ignore[call-overload,arg-type]
+        except (TypeError, ValueError):
+            position = None
+        if position is None or type(volume_id) is not str or any(type(value) is not int for value in numbers.values()):
+            raise InvalidError("this is no status of a volume", code="protocol-violation")
+        return cls(path=path, volume_id=volume_id, position=position, **numbers)  # type: ignore[arg-type]
 
 
 def status_of(db: apsw.Connection, keys: Keys, descriptor: Descriptor, path: str) -> Status:

@@ -30,22 +30,23 @@ from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.volume import creation, damage, ingest, refs, space
-from packetfs.volume.ingest import PushReport, Source
+from packetfs.volume.ingest import Ingest, PushReport, Source, StreamIngest
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
 from packetfs.volume.space import Durable, Filling
 from packetfs.volume.status import Status, status_of
+from packetfs.volume.trees import Trees
 
 __all__ = ["DESCRIPTOR_NAME", "LOCK_WAIT_S", "Volume"]
 
 LOCK_WAIT_S: Final = 10.0  # commits of others take milliseconds; a disk that stalls takes seconds
 DESCRIPTOR_NAME: Final = "volume.toml"
 _SECRET_BYTES: Final = 32
-_ZEROS: Final = bytes(1 << 20)  # what a hole reads as, a piece at a time
+_PAGE: Final = 256  # snapshots read at a time
 
 
-class Volume:
+class Volume(Trees):
     """An open volume; a context manager. Threads may share it, pushes take turns; processes open their own."""
 
     path: str
@@ -148,10 +149,8 @@ class Volume:
         so that pushing again is quick. ConflictError if the ref moved meanwhile. Files that could not be read are in
         `problems` and missing from the snapshot.
         """
-        return self._push(
-            lambda: ingest.push(self, sources, ref, dry_run=dry_run, always=always, message=message, progress=progress),
-            ref,
-        )
+        found = Ingest(self, sources)
+        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
 
     def push_stream(
         self,
@@ -165,12 +164,8 @@ class Volume:
         progress: Callable[[Progress], None] | None = None,
     ) -> PushReport:
         """Store what can be read from `fd` as a file `name`, the only entry of the next snapshot of `ref`."""
-        return self._push(
-            lambda: ingest.push_stream(
-                self, fd, name, ref, dry_run=dry_run, always=always, message=message, progress=progress
-            ),
-            ref,
-        )
+        found = StreamIngest(self, fd, name)
+        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
 
     def refs(self) -> list[Ref]:
         """All refs, by name."""
@@ -186,6 +181,26 @@ class Volume:
         self.admit_new()
         return found
 
+    def snapshot(self, id_: bytes) -> tuple[Snapshot, int] | None:
+        """The snapshot whose id begins with `id_`, of whatever ref, and the seq of its commit."""
+        with self.journal.reading() as db:
+            found = refs.by_id(db, self.keys, id_)
+        self.admit_new()
+        return None if found is None else (found[1], found[0])
+
+    def state(self, ref: str) -> tuple[Snapshot, int] | None:
+        """What `ref` names now, and the seq of the commit that moved it there; None if there is no such ref."""
+        with self.journal.reading() as db:
+            move = refs.current(db, check_ref(ref))
+            found = refs.snapshot_at(db, self.keys, move.seq, move.snapshot) if move else None
+        self.admit_new()
+        return None if move is None or found is None else (found, move.seq)
+
+    def at(self, seq: int) -> Position | None:
+        """The position that entry `seq` led to; None if the journal has no such entry."""
+        with self.journal.reading() as db:
+            return refs.position_at(db, self.keys, seq)
+
     def log(self, ref: str) -> Iterator[Snapshot]:
         """Snapshots of `ref`, newest first, as of the call; NotFoundError if there is no such ref."""
         with self.journal.reading() as db:
@@ -200,10 +215,7 @@ class Volume:
         seq = 0
         while True:
             with self.journal.reading() as db:
-                page = [
-                    (move.ref, move.seq, refs.snapshot_at(db, self.keys, move.seq, move.snapshot))
-                    for move in refs.all_moves(db, seq)
-                ]
+                page = refs.commits(db, self.keys, seq)
             if not page:
                 return
             yield from page
@@ -245,54 +257,6 @@ class Volume:
             space.epoch(db, self.keys)
             return refs.verify_chain(db, self.keys)
 
-    def root(self, snapshot: Snapshot) -> kernel.Entry:
-        """The root entry of a snapshot."""
-        return kernel.decode_root(snapshot.root)
-
-    def entry(self, snapshot: Snapshot, path: bytes) -> kernel.Entry:
-        """The entry at `path` (see format.location.parse_path); NotFoundError if there is none."""
-        entry = self.root(snapshot)
-        done = b""
-        for name in path.split(b"/") if path else ():
-            if entry.page is None:
-                raise NotFoundError(
-                    f"{os.fsdecode(done) or '/'!r} is a {entry.kind} in snapshot {snapshot.short}, not a directory",
-                    code="not-a-directory",
-                    path=os.fsdecode(path),
-                )
-            found = self.space.lookup(entry.page, name)
-            done = done + b"/" + name if done else name
-            if found is None:
-                raise NotFoundError(
-                    f"snapshot {snapshot.short} has no {os.fsdecode(done)!r}",
-                    code="path-not-found",
-                    hint="`packetfs ls` lists what it has",
-                    path=os.fsdecode(path),
-                )
-            entry = found
-        return entry
-
-    def entries(self, directory: kernel.Entry) -> Iterator[kernel.Entry]:
-        """Entries of a directory, names ascending."""
-        if directory.page is None:
-            raise NotFoundError(f"{os.fsdecode(directory.name)!r} is not a directory", code="not-a-directory")
-        return iter(self.space.entries(directory.page))
-
-    def read(self, entry: kernel.Entry) -> Iterator[bytes]:
-        """The content of a file in order, in pieces of about 1 MiB. DamagedError instead of a byte that is wrong.
-
-        A piece is verified after it was copied from the disk's memory, so that it stays what it was. `space.view` is
-        the way without a copy, for programs that can live with what it says about failing disks.
-        """
-        if entry.kind != "file":
-            raise NotFoundError(f"{os.fsdecode(entry.name)!r} is a {entry.kind}, not a file", code="not-a-file")
-        for address, length in self.space.extents(entry):
-            if address:
-                yield from self.space.read(address, length)
-                continue
-            for start in range(0, length, len(_ZEROS)):
-                yield _ZEROS[: min(len(_ZEROS), length - start)]
-
     def filling(self) -> Filling:
         """Leases for one push."""
         damaged = {segment_of(address) for address, _ in self.damaged}
@@ -326,14 +290,27 @@ class Volume:
                 self.space.admit(found)
             self._admitted_stamp = stamp
 
-    def _push(self, push: Callable[[], PushReport], ref: str) -> PushReport:
-        check_ref(ref)
+    def check_writable(self) -> None:
+        """RefusedError if this version of PacketFS cannot write to the volume."""
         if not self.descriptor.writable:
             raise RefusedError(
                 "the volume has a feature that this version of PacketFS cannot write",
                 code="feature-unknown",
                 hint="upgrade packetfs; reading works",
             )
+
+    def _push(
+        self,
+        found: Ingest | StreamIngest,
+        ref: str,
+        *,
+        dry_run: bool,
+        always: bool,
+        message: str,
+        progress: Callable[[Progress], None] | None,
+    ) -> PushReport:
+        check_ref(ref)
+        self.check_writable()
         if self._pusher == threading.get_ident():
             raise UsageError(
                 "a push of this volume is running in this thread: its progress callback cannot push",
@@ -344,7 +321,7 @@ class Volume:
             self._pusher = threading.get_ident()
             try:
                 self._look_for_damage()
-                return push()
+                return ingest.push(self, found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
             finally:
                 self._pusher = None
 
@@ -355,15 +332,17 @@ class Volume:
             self.damaged = found
             self.space.distrust(found)
 
+    def log_page(self, ref: str, before_seq: int, count: int) -> list[tuple[int, Snapshot]]:
+        """At most `count` (seq, snapshot) of `ref` before entry `before_seq`, newest first."""
+        with self.journal.reading() as db:
+            if refs.current(db, check_ref(ref)) is None:
+                refs.resolve(db, self.keys, ref, LATEST)  # raises what says which refs there are
+            return refs.log(db, self.keys, ref, before_seq, count)
+
     def _history(self, ref: str, before_seq: int) -> Iterator[Snapshot]:
-        while True:
-            with self.journal.reading() as db:
-                moves = refs.history(db, ref, before_seq)
-                page = [refs.snapshot_at(db, self.keys, move.seq, move.snapshot) for move in moves]
-            if not moves:
-                return
-            yield from page
-            before_seq = moves[-1].seq
+        while page := self.log_page(ref, before_seq, _PAGE):
+            yield from (snapshot for _, snapshot in page)
+            before_seq = page[-1][0]
 
 
 def open_descriptor(path: str) -> tuple[Descriptor, bytes]:

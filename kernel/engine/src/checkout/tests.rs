@@ -38,7 +38,7 @@ impl Volume {
         fs::create_dir(directory.path().join("index")).unwrap();
         let keys = Keys::from_secret(&[7; 32]);
         let space = Space::open(directory.path(), [3; 16], keys, Params::DEFAULT).unwrap();
-        let lease = Lease::open(&space, 1, 0, 0, true).unwrap().unwrap();
+        let lease = Lease::open(&space, 1, 0, 0, true, false).unwrap().unwrap();
         Volume { _directory: directory, space, lease, segment: 1 }
     }
 
@@ -46,7 +46,7 @@ impl Volume {
         if self.lease.room() < bytes.len() as u64 {
             self.commit();
             self.segment += 1;
-            self.lease = Lease::open(&self.space, self.segment, 0, 0, true).unwrap().unwrap();
+            self.lease = Lease::open(&self.space, self.segment, 0, 0, true, false).unwrap().unwrap();
         }
         self.lease.append_chunk(bytes, kind).unwrap()
     }

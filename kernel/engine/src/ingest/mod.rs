@@ -4,6 +4,7 @@
 //! cache, reads and scans; the calling thread *settles* (settle.rs, store.rs) what it sends, in the order of the
 //! walk. A channel of one message between them bounds the memory, whatever the tree's size.
 
+mod asking;
 mod clean;
 mod owners;
 mod read;
@@ -20,7 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 pub(crate) use clean::Clean;
-pub use report::{Host, Ingested, LeaseHandle, Options, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
+pub use report::{Host, Ingested, LeaseHandle, Options, Origin, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
 
 use rustix::process::{getegid, geteuid};
 
@@ -31,6 +32,7 @@ use crate::space::Space;
 use crate::stat_cache::StatCache;
 use crate::tree::{self, DirectoryBuilder, OldPages};
 use crate::walk::{Batch, Event, Walk, Work};
+use asking::Asking;
 use owners::Owners;
 use read::{End, Group, Outcome, Reader, Window, attempts};
 use settle::{Before, Settle, Settled};
@@ -106,16 +108,26 @@ pub fn ingest_stream(
     let scout = std::thread::spawn(move || {
         scouting.read_windows(input.as_fd(), u64::MAX, &mut |window: Window| sender.send(window).is_ok())
     });
+    let mut asking = Asking::new();
     let mut told = Instant::now();
+    let mut arrives = true;
     loop {
-        match receiver.recv_timeout(PROGRESS_INTERVAL) {
-            Ok(window) => {
-                store.place(&mut content, &window.bytes, &window.chunks)?;
-                counts.logical_bytes += window.bytes.len() as u64;
-                reader.give_back(window.bytes);
+        let due = match arrives {
+            true => asking.next_due(&mut store)?,
+            false => asking.next(&mut store)?,
+        };
+        match due {
+            Some(Window { bytes, chunks }) => {
+                store.place(&mut content, &bytes, &chunks)?;
+                counts.logical_bytes += bytes.len() as u64;
+                reader.give_back(bytes);
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
+            None if !arrives => break,
+            None => match receiver.recv_timeout(PROGRESS_INTERVAL) {
+                Ok(window) => asking.take(window, &mut store)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => arrives = false,
+            },
         }
         if told.elapsed() >= PROGRESS_INTERVAL {
             store.progress(&counts_of(&store, counts))?;
@@ -144,7 +156,13 @@ pub fn ingest_stream(
 
 /// The counts with what the store knows better.
 fn counts_of(store: &Store<'_>, counts: Progress) -> Progress {
-    Progress { new_bytes: store.new_bytes, known_bytes: store.known_bytes, page_bytes: store.page_bytes, ..counts }
+    Progress {
+        new_bytes: store.new_bytes,
+        known_bytes: store.known_bytes,
+        asked_known_bytes: store.asked_known_bytes,
+        page_bytes: store.page_bytes,
+        ..counts
+    }
 }
 
 fn reader(space: &Space) -> Reader {
@@ -245,14 +263,24 @@ fn scout_large(reader: &Reader, at: &CStr, work: &Work, sender: &SyncSender<Mess
     true
 }
 
-/// The other side: stores what arrives, and tells the host.
+/// The other side: asks about what arrives, stores it, and tells the host.
 fn settle_all(settle: &mut Settle<'_, '_, '_>, reader: &Reader, receiver: Receiver<Message>) -> Result<()> {
+    let mut asking = Asking::new();
     let mut told = Instant::now();
+    let mut arrives = true;
     loop {
-        match receiver.recv_timeout(PROGRESS_INTERVAL) {
-            Ok(message) => settle_one(settle, reader, message)?,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        let due = match arrives {
+            true => asking.next_due(settle.store())?,
+            false => asking.next(settle.store())?,
+        };
+        match due {
+            Some(message) => settle_one(settle, reader, message)?,
+            None if !arrives => return Ok(()),
+            None => match receiver.recv_timeout(PROGRESS_INTERVAL) {
+                Ok(message) => asking.take(message, settle.store())?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => arrives = false,
+            },
         }
         if told.elapsed() >= PROGRESS_INTERVAL {
             settle.tell()?;

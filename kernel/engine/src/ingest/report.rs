@@ -50,6 +50,26 @@ pub trait Host {
 
     /// Called at least every 100 ms or so. An error stops the work, which then returns it.
     fn progress(&mut self, progress: &Progress) -> Result<()>;
+
+    /// The other machine that can be asked for chunks, if `space` is a replica. Always the same answer.
+    fn origin(&mut self) -> Option<&mut dyn Origin> {
+        None
+    }
+}
+
+/// The origin of a replica, as an ingest into the replica needs it. Its answers are checked like anything from a peer.
+pub trait Origin {
+    /// Sends the question which of the chunks of these tags are there, and does not wait. The ticket is for the answer;
+    /// several questions may be on their way, and are ended in the order in which they began. If the work fails, some
+    /// are never ended.
+    fn begin(&mut self, tags: &[u64]) -> Result<u64>;
+
+    /// Waits for the answer: [`encode_answers`](crate::space::encode_answers) of one for each tag.
+    fn end(&mut self, ticket: u64) -> Result<Vec<u8>>;
+
+    /// A sparse lease of `segment`, where bytes are put that the origin has there. The same one each time, and the one
+    /// that [`Host::grant`] gave if that fills this segment. Its `sync` is the host's business.
+    fn lease_for(&mut self, segment: u64) -> Result<LeaseHandle>;
 }
 
 /// How far it is. Every count only grows.
@@ -68,6 +88,8 @@ pub struct Progress {
     pub new_bytes: u64,
     /// Bytes that were read and found in the volume.
     pub known_bytes: u64,
+    /// Of these, bytes that only the origin had.
+    pub asked_known_bytes: u64,
     /// Files that the stat cache vouched for; they were not opened.
     pub unchanged_files: u64,
     /// Their bytes.

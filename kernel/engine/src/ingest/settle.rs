@@ -155,9 +155,15 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         Progress {
             new_bytes: self.store.new_bytes,
             known_bytes: self.store.known_bytes,
+            asked_known_bytes: self.store.asked_known_bytes,
             page_bytes: self.store.page_bytes,
             ..self.counts
         }
+    }
+
+    /// The way into the volume.
+    pub fn store(&mut self) -> &mut Store<'h> {
+        self.store
     }
 
     /// Tells the host.

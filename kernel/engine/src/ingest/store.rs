@@ -3,19 +3,19 @@
 //! It knows nothing of files and directories beyond the list of extents that it fills. Nothing is durable before the
 //! host syncs the leases.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_of, segment_start};
 use crate::digest::{ContentDigest, digest};
 use crate::error::{Error, Result};
 use crate::extent::ListEncoder;
-use crate::ingest::{Host, LeaseHandle, Progress};
+use crate::ingest::{Host, LeaseHandle, Origin, Progress};
 use crate::keys::{Digest, tag};
 use crate::lease::{ALIGNED_RUN_BYTES, ALIGNMENT, Lease};
 use crate::page::{Content, INLINE_EXTENTS_MAX};
 use crate::scan::Chunk;
-use crate::space::Space;
+use crate::space::{Space, Tagged, decode_answers};
 use crate::table::Kind;
 use crate::tree::PageSink;
 
@@ -39,12 +39,16 @@ pub struct Store<'h> {
     pub new_bytes: u64,
     /// Bytes of content that the volume had.
     pub known_bytes: u64,
+    /// Of these, bytes that only the origin had.
+    pub asked_known_bytes: u64,
     /// Bytes of new pages and lists.
     pub page_bytes: u64,
     /// Chunks of the run being gathered, for the lease.
     pieces: Vec<(u32, Kind, Digest)>,
     /// Tags of the run being gathered: a chunk that repeats inside it is found once the run is stored.
     run_tags: HashSet<u64, std::hash::BuildHasherDefault<TagHasher>>,
+    /// What the origin last said that it has, by tag.
+    answers: HashMap<u64, Tagged, std::hash::BuildHasherDefault<TagHasher>>,
 }
 
 /// What a dry run has instead of a lease.
@@ -102,10 +106,39 @@ impl<'h> Store<'h> {
             dry: dry_run.then_some(dry),
             new_bytes: 0,
             known_bytes: 0,
+            asked_known_bytes: 0,
             page_bytes: 0,
             pieces: Vec::new(),
             run_tags: HashSet::default(),
+            answers: HashMap::default(),
         }
+    }
+
+    /// Whether there is an origin to ask.
+    pub fn asks(&mut self) -> bool {
+        self.host.origin().is_some()
+    }
+
+    /// Whether the space has a chunk of data.
+    pub fn has(&self, digest: &Digest, length: u32) -> Result<bool> {
+        Ok(self.space.find(digest, length, Kind::Data)?.is_some())
+    }
+
+    /// Sends the question about `tags` to the origin; the ticket is for the answer.
+    pub fn begin_asking(&mut self, tags: &[u64]) -> Result<u64> {
+        self.origin()?.begin(tags)
+    }
+
+    /// Waits for an answer, which holds until the next one.
+    pub fn end_asking(&mut self, ticket: u64, tags: &[u64]) -> Result<()> {
+        let answers = decode_answers(&self.origin()?.end(ticket)?, tags)?;
+        self.answers.clear();
+        self.answers.extend(answers.into_iter().flatten().map(|answer| (tag(&answer.2), answer)));
+        Ok(())
+    }
+
+    fn origin(&mut self) -> Result<&mut dyn Origin> {
+        self.host.origin().ok_or_else(|| Error::Invalid("there is no origin to ask".into()))
     }
 
     /// Tells the host how far it is.
@@ -139,7 +172,11 @@ impl<'h> Store<'h> {
                 (first, from, offset) = (index, start, file.size);
             }
             let follows = if first == index { file.known_end() } else { None };
-            if let Some(address) = self.find(follows, &chunk.digest, length, Kind::Data)? {
+            let mut known = self.find(follows, &chunk.digest, length, Kind::Data)?;
+            if known.is_none() {
+                known = self.find_at_origin(&chunk.digest, &bytes[start..end])?;
+            }
+            if let Some(address) = known {
                 self.append_run(file, &bytes[from..start], &chunks[first..index], from, offset)?;
                 self.known_bytes += u64::from(length);
                 self.push(file, Extent { address, length: length.into() }, true)?;
@@ -184,6 +221,27 @@ impl<'h> Store<'h> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Where a chunk of data is at the origin, by its last answer: then the bytes are put there here as well.
+    fn find_at_origin(&mut self, digest: &Digest, bytes: &[u8]) -> Result<Option<Address>> {
+        let known = self.answers.get(&tag(digest)).filter(|known| known.2 == *digest);
+        let Some(&(address, length, _)) = known else { return Ok(None) };
+        if length as usize != bytes.len() {
+            let what = format!("the origin says that {length} bytes at {address:#x} are {} that we have", bytes.len());
+            return Err(Error::Refused(what));
+        }
+        if self.dry.is_none() {
+            let segment = segment_of(address);
+            let handle = self.origin()?.lease_for(segment)?;
+            let mut lease = lock(&handle);
+            if lease.segment() != segment {
+                return Err(Error::Invalid(format!("asked for segment {segment}, was given {}", lease.segment())));
+            }
+            lease.put(offset_of(address), bytes, &[(length, Kind::Data, *digest)])?;
+        }
+        self.asked_known_bytes += u64::from(length);
+        Ok(Some(address))
     }
 
     /// Where a chunk of kind tree is in the volume, its bytes verified: pages are read on the way to everything else,
@@ -396,7 +454,7 @@ mod tests {
     impl Host for Granter {
         fn grant(&mut self, _full: Option<LeaseHandle>) -> Result<LeaseHandle> {
             self.segment += 1;
-            let lease = Lease::open(&self.space, self.segment, 0, 0, true)?.expect("nobody else has it");
+            let lease = Lease::open(&self.space, self.segment, 0, 0, true, false)?.expect("nobody else has it");
             Ok(Arc::new(Mutex::new(lease)))
         }
 

@@ -1,5 +1,7 @@
 //! What an ingest promises, tried on real directories.
 
+mod replica;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -51,7 +53,7 @@ impl Host for Granter {
             self.committed.push(full.lock().unwrap().sync()?);
         }
         self.granted += 1;
-        let lease = Lease::open(&self.space, self.next_segment, 0, 0, true)?.expect("nobody else has it");
+        let lease = Lease::open(&self.space, self.next_segment, 0, 0, true, false)?.expect("nobody else has it");
         self.next_segment += 1;
         Ok(Arc::new(std::sync::Mutex::new(lease)))
     }

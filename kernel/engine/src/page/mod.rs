@@ -95,7 +95,7 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
-    fn from_byte(byte: u8) -> Result<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Result<Self> {
         Ok(match byte {
             0 => EntryKind::File,
             1 => EntryKind::Directory,

@@ -1,6 +1,7 @@
 //! What the space finds, serves and refuses, on segments written here byte by byte.
 
 use super::*;
+use crate::lease::Lease;
 use crate::table::Kind;
 use crate::verify::verify;
 use std::fs;
@@ -320,11 +321,12 @@ fn chunks_of_an_own_lease_are_found_until_it_ends() {
     assert!(space.publish_index().unwrap());
     assert_eq!(space.open_entries(), 2, "what is not committed is not published");
 
-    space.register(SEGMENT, 3, &[world.record(7, b"four")]).unwrap();
-    assert_eq!((find(&space, b"three"), find(&space, b"four")), (None, Some(segment_start(SEGMENT) | 3)));
+    damage(space.register(SEGMENT, 5, &[world.record(9, b"four")]));
 
     space.forget(SEGMENT);
-    assert_eq!((find(&space, b"four"), find(&space, b"one")), (None, Some(segment_start(SEGMENT))));
+    space.register(SEGMENT, 3, &[world.record(7, b"four")]).unwrap();
+    assert_eq!((find(&space, b"three"), find(&space, b"four")), (None, Some(segment_start(SEGMENT) | 3)));
+    assert_eq!(find(&space, b"one"), Some(segment_start(SEGMENT)));
 }
 
 #[test]
@@ -494,4 +496,43 @@ proptest::proptest! {
         let ranges = space.distrusted();
         proptest::prop_assert!(ranges.windows(2).all(|pair| pair[0].end() < pair[1].address));
     }
+}
+
+#[test]
+fn tags_are_answered_with_durable_data_that_is_trusted() {
+    let mut world = World::new();
+    let row = world.store(SEGMENT, &[b"one", b"three", b"one"]);
+    let space = world.open();
+    space.admit(&[row]).unwrap();
+    let known = |bytes: &[u8]| keyed(&space.keys().digest, bytes);
+    let at = |offset: u64| segment_start(SEGMENT) + offset;
+    // A lease beside it: a page, and data that is admitted and not durable.
+    let mut lease = Lease::open(&space, SEGMENT + 1, 0, 0, true, false).unwrap().unwrap();
+    lease.append_chunk(b"page", Kind::Tree).unwrap();
+    lease.append_chunk(b"synced", Kind::Data).unwrap();
+    space.admit(&[lease.sync().unwrap()]).unwrap();
+    lease.append_chunk(b"flushed", Kind::Data).unwrap();
+    space.admit(&[lease.flush_all().unwrap()]).unwrap();
+    lease.append_chunk(b"waiting", Kind::Data).unwrap();
+    let contents: [&[u8]; 6] = [b"three", b"nowhere", b"page", b"synced", b"flushed", b"waiting"];
+    let tags: Vec<u64> = contents.iter().map(|bytes| tag(&known(bytes))).collect();
+
+    let found = space.find_tags(&tags);
+
+    let synced = (segment_start(SEGMENT + 1) + 4, 6, known(b"synced"));
+    assert_eq!(found, [Some((at(3), 5, known(b"three"))), None, None, Some(synced), None, None]);
+    assert!(space.find(&known(b"flushed"), 7, Kind::Data).unwrap().is_some());
+    lease.sync().unwrap();
+    assert!(space.find_tags(&tags)[4].is_some());
+
+    // Of two places the one that is not distrusted.
+    let one = tag(&known(b"one"));
+    for damaged in [at(0), at(8)] {
+        let space = world.open();
+        space.admit(&[row]).unwrap();
+        space.distrust(&[Extent { address: damaged, length: 1 }]);
+        assert_eq!(space.find_tags(&[one]), [Some((at(8) + at(0) - damaged, 3, known(b"one")))]);
+    }
+    space.distrust(&[Extent { address: at(0), length: 11 }]);
+    assert_eq!(space.find_tags(&[one]), [None]);
 }

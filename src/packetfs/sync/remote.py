@@ -1,0 +1,118 @@
+"""From a location on another machine to an open session. It decides where the replica is and how large it may get."""
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import UsageError
+from packetfs.format.location import Location, parse_location
+from packetfs.sync.session import Session, replica_path
+from packetfs.volume.replica import Replica, is_replica
+from packetfs.wire.connection import Connection
+from packetfs.wire.transports import Ssh, Transport
+
+__all__ = ["connect", "over"]
+
+_CACHE_BYTES_MIN: Final = 256 << 20
+_CACHE_SHARE: Final = 10  # of the free disk: a tenth is not missed
+
+
+def connect(
+    location: Location,
+    *,
+    ref: str,
+    writes: bool,
+    create: bool,
+    ssh: str,
+    remote_packetfs: str,
+    cache_bytes: int | None,
+    replica: str | None,
+    whole: bool,
+    lock_wait_s: float,
+    discarded: Callable[[str], None] | None,
+    env: Env = SYSTEM,
+) -> Session:
+    """A session with the machine that `location` is on, or, if it is a replica here, with the replica's origin."""
+    if location.endpoint is None:
+        if not is_replica(location.volume):
+            raise UsageError(
+                f"{location.volume!r} is no replica of a volume on another machine",
+                hint="a volume on this machine is opened with `packetfs.open`",
+            )
+        replica = os.path.abspath(location.volume)
+        origin, whole = _origin_of(replica, lock_wait_s, env)
+        location = parse_location(origin)
+    assert location.endpoint is not None, "a replica's origin is on another machine"
+    transport = Ssh(location.endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
+    return over(
+        transport,
+        location,
+        ref=ref,
+        writes=writes,
+        create=create,
+        cache_bytes=cache_bytes,
+        whole=whole,
+        replica=replica,
+        lock_wait_s=lock_wait_s,
+        discarded=discarded,
+        env=env,
+    )
+
+
+def over(
+    transport: Transport,
+    location: Location,
+    *,
+    ref: str = "",
+    writes: bool = True,
+    create: bool = False,
+    cache_bytes: int | None = None,
+    whole: bool = False,
+    replica: str | None = None,
+    lock_wait_s: float = 10.0,
+    discarded: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] = os.environ,
+    env: Env = SYSTEM,
+) -> Session:
+    """A session over `transport` with the origin of the volume at `location`. With `whole`, nothing is evicted."""
+    origin = str(Location(location.volume, endpoint=location.endpoint))
+    place = replica or replica_path(origin, environment)
+    limit = None if whole else (cache_bytes if cache_bytes is not None else _default_cache_bytes(place))
+    connection = Connection(transport)
+    try:
+        return Session.open(
+            connection,
+            location.volume,
+            origin=origin,
+            place=place,
+            writes=writes,
+            create=create,
+            ref=ref,
+            cache_bytes=limit,
+            lock_wait_s=lock_wait_s,
+            env=env,
+            discarded=discarded,
+        )
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _origin_of(replica: str, lock_wait_s: float, env: Env) -> tuple[str, bool]:
+    opened = Replica.open(replica, lock_wait_s=lock_wait_s, env=env)
+    if opened is None:
+        raise UsageError(
+            f"the replica {replica!r} cannot be used: its replica.db is damaged or of another version",
+            hint="delete it and make it again with `packetfs clone`",
+        )
+    with opened:
+        return opened.identity.origin, opened.identity.cache_bytes is None
+
+
+def _default_cache_bytes(place: str) -> int:
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    found = os.statvfs(place)
+    return max(_CACHE_BYTES_MIN, found.f_bavail * found.f_frsize // _CACHE_SHARE)

@@ -1,0 +1,405 @@
+"""The origin's side of a session: answers one peer from a volume on this machine.
+
+What the peer says is hostile until it is checked: `wire.protocol` has checked form and order, the kernel checks every
+length, address and digest, and here it is checked whether this session may do what is asked. A session that fails,
+whatever the reason, keeps what it has received, so that the next one finds it; it never moves a ref.
+"""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from packetfs import kernel
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import (
+    ConflictError,
+    DamagedError,
+    InvalidError,
+    NotFoundError,
+    PacketFSError,
+    RefusedError,
+    UnavailableError,
+)
+from packetfs.format.address import Extent, segment_of
+from packetfs.format.location import check_ref, parse_path
+from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.when import parse_when
+from packetfs.release import VERSION
+from packetfs.sync.usage import Usage
+from packetfs.volume import Volume
+from packetfs.volume.commit import Proposal, commit
+from packetfs.volume.space import Filling
+from packetfs.wire import protocol
+from packetfs.wire.connection import Connection
+from packetfs.wire.frames import Buffers, Frame
+
+__all__ = ["serve"]
+
+# What a power cut at the origin can cost a push that is running: more often, and the syncs would slow the transfer.
+_CHECKPOINT_BYTES: Final = 32 << 20
+_ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to a peer again
+_HELD_BYTES_MAX: Final = 64 << 10
+_PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
+
+
+def serve(connection: Connection, *, lock_wait_s: float, env: Env = SYSTEM) -> None:
+    """Answer one peer until it leaves. Raises nothing for what the peer did: that is said to the peer."""
+    _allow_many_files()
+    with ExitStack() as stack:
+        serving = _Serving(connection, lock_wait_s, env, stack)
+        try:
+            serving.run()
+        finally:
+            serving.keep()
+
+
+class _PeerGoneError(Exception):
+    """There is nobody to talk to any more."""
+
+
+class _Serving:
+    """One session."""
+
+    def __init__(self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack) -> None:
+        self._connection = connection
+        self._lock_wait_s = lock_wait_s
+        self._env = env
+        self._stack = stack
+        self._usage = Usage()
+        self._origin = protocol.Origin(software=VERSION)
+        self._volume: Volume | None = None
+        self._filling: Filling | None = None
+        self._leases: dict[int, kernel.Lease] = {}
+        self._current: kernel.Lease | None = None
+        self._incoming: kernel.Incoming | None = None
+        self._unsaved_bytes = 0
+        self._durable_bytes = 0
+        self._answers: dict[type, Callable[..., Iterator[protocol.Message]]] = {
+            protocol.Hello: self._hello,
+            protocol.Check: self._check,
+            protocol.Resolve: self._resolve,
+            protocol.Ask: self._ask,
+            protocol.Lease: self._lease,
+            protocol.Literals: self._literals,
+            protocol.Begin: self._begin,
+            protocol.Tree: self._tree,
+            protocol.Commit: self._commit,
+            protocol.Want: self._want,
+            protocol.Fetch: self._fetch,
+            protocol.Refs: self._refs,
+            protocol.Log: self._log,
+            protocol.Status: self._status,
+        }
+
+    def run(self) -> None:
+        """Answer each message in turn; leave when the peer does, or when it cannot be talked to any more."""
+        with suppress(_PeerGoneError):
+            while self._origin.phase is not protocol.Phase.CLOSED:
+                try:
+                    message = self._origin.receive(self._heard()).message
+                except PacketFSError as error:
+                    self._send(self._origin.fail(error))
+                    return
+                if isinstance(message, protocol.Bye):
+                    return
+                self._answer(message)
+
+    def _answer(self, message: protocol.Message) -> None:
+        try:
+            held: list[Buffers] = []
+            held_bytes = 0
+            # Small answers to one request are one packet.
+            for answer in self._answers[type(message)](message):
+                held.append(self._origin.say(answer))
+                held_bytes += sum(memoryview(piece).nbytes for piece in held[-1])
+                if held_bytes >= _HELD_BYTES_MAX:
+                    self._send(*held)
+                    held, held_bytes = [], 0
+            self._send(*held)
+        except PacketFSError as error:
+            self._incoming = None
+            if isinstance(error, ConflictError):  # the commit has kept and closed them
+                self._leases.clear()
+                self._current = None
+            self._send(self._origin.failure(error))
+
+    def _heard(self) -> Frame:
+        try:
+            return self._connection.receive()
+        except UnavailableError:
+            raise _PeerGoneError from None
+
+    def _send(self, *frames: Buffers) -> None:
+        try:
+            self._connection.send(*frames)
+        except PacketFSError:
+            raise _PeerGoneError from None
+
+    def keep(self) -> None:
+        """Make durable what was received and not committed."""
+        if self._filling is None:
+            return
+        for lease in self._leases.values():
+            with suppress(PacketFSError):  # the volume's own reason is worth more than this one's
+                self._filling.checkpoint(lease, full=lease is not self._current)
+            lease.close()
+        self._leases.clear()
+
+    # Greeting
+
+    def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
+        path = os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
+        writes = hello.intent == "write"
+        volume = Volume.open(path, create=hello.create and writes, lock_wait_s=self._lock_wait_s, env=self._env)
+        self._stack.enter_context(volume)
+        self._volume = volume
+        leased = None
+        if writes:
+            volume.check_writable()
+            self._filling = self._stack.enter_context(volume.filling())
+            leased = self._grant()
+        chunks, position = volume.descriptor.chunks, volume.position
+        known = volume.at(hello.known_seq)
+        yield protocol.Welcome(
+            protocol=protocol.PROTOCOL,
+            software=VERSION,
+            volume_id=volume.id,
+            chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
+            keys=volume.space.peer_keys,
+            seq=position.seq,
+            hash=position.hash,
+            unique_bytes=volume.status().unique_bytes,
+            created=volume.created,
+            created_ns=volume.descriptor.created_ns,
+            state=self._state(hello.ref, hello.known) if hello.ref else None,
+            leased=leased,
+            continues=known is not None and known.hash.startswith(hello.known_hash),
+        )
+
+    # Questions
+
+    def _check(self, check: protocol.Check) -> Iterator[protocol.Message]:
+        yield self._state(check.ref, check.id)
+
+    def _resolve(self, resolve: protocol.Resolve) -> Iterator[protocol.Message]:
+        snapshot, seq = self._find(resolve.ref, resolve.when)
+        yield _state(snapshot, seq)
+
+    def _ask(self, ask: protocol.Ask) -> Iterator[protocol.Message]:
+        yield protocol.Known(records=self.volume.space.find_tags(ask.tags))
+
+    def _refs(self, refs: protocol.Refs) -> Iterator[protocol.Message]:
+        states = [
+            protocol.RefState(
+                name=ref.name, seq=ref.seq, visited_ns=ref.visited_ns, id=ref.snapshot.id, snapshot=ref.snapshot.data
+            )
+            for ref in self.volume.refs()
+            if ref.name > refs.after
+        ]
+        page = states[:_PAGE]
+        yield protocol.RefList(page, more=len(page) < len(states))
+
+    def _log(self, log: protocol.Log) -> Iterator[protocol.Message]:
+        found = self.volume.log_page(check_ref(log.ref), log.before_seq, _PAGE)
+        yield protocol.LogPage([_state(snapshot, seq) for seq, snapshot in found], more=len(found) == _PAGE)
+
+    def _status(self, _: protocol.Status) -> Iterator[protocol.Message]:
+        yield protocol.StatusReply(fields={**self.volume.status().as_fields()})
+
+    # A pull
+
+    def _want(self, want: protocol.Want) -> Iterator[protocol.Message]:
+        """Everything that turns what the peer holds (`base`, whole where `data` is asked for) into a snapshot."""
+        snapshot, seq = self._find(want.ref, want.when)
+        base = self.volume.snapshot(want.base) if want.base else None
+        same = base is not None and base[0].id == snapshot.id
+        if same:
+            yield protocol.Planned(seq=seq)
+        else:
+            yield protocol.Planned(
+                seq=seq, id=snapshot.id, snapshot=snapshot.data, base=base[0].id if base is not None else b""
+            )
+        outgoing = kernel.Outgoing(self.volume.space)
+        if not same:
+            root = base[0].root if base is not None else None
+            outgoing.plan(snapshot.root, root, fresh=None, within=parse_path(want.path), data=want.data)
+            yield from self._stream(outgoing)
+        yield self._done(outgoing)
+
+    def _fetch(self, fetch: protocol.Fetch) -> Iterator[protocol.Message]:
+        outgoing = kernel.Outgoing(self.volume.space)
+        outgoing.add(list(_extents(fetch.extents)), pages=True)
+        yield from self._stream(outgoing)
+        yield self._done(outgoing)
+
+    def _stream(self, outgoing: kernel.Outgoing) -> Iterator[protocol.Message]:
+        while (body := outgoing.literals()) is not None:
+            yield protocol.Literals(body)
+        while (body := outgoing.tree()) is not None:
+            yield protocol.Tree(body)
+
+    def _done(self, outgoing: kernel.Outgoing) -> protocol.Done:
+        return protocol.Done(
+            literal_bytes=outgoing.literal_bytes,
+            delta_bytes=outgoing.delta_bytes,
+            coded_bytes=outgoing.coded_bytes,
+            pointer_count=outgoing.pointer_count,
+            cpu_ms=self._usage.cpu_ms(),
+            anonymous_kib=self._usage.anonymous_kib(),
+        )
+
+    # A push
+
+    def _lease(self, _: protocol.Lease) -> Iterator[protocol.Message]:
+        yield self._grant()
+
+    def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
+        placed = self._receiving().literals(literals.body)
+        self._unsaved_bytes += placed
+        if self._unsaved_bytes >= _CHECKPOINT_BYTES:
+            self._checkpoint()
+            yield protocol.Ack(durable_bytes=self._durable_bytes)
+
+    def _begin(self, begin: protocol.Begin) -> Iterator[protocol.Message]:
+        base = self.volume.snapshot(begin.base) if begin.base else None
+        if begin.base and base is None:
+            raise NotFoundError(
+                f"there is no snapshot {begin.base[:6].hex()} here to build on",
+                code="snapshot-not-found",
+                hint="the peer has to begin again: what it holds is not from this volume's history",
+            )
+        self._receiving().begin_tree(base[0].root if base is not None else None)
+        yield from ()
+
+    def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
+        self._receiving().tree(tree.body)
+        yield from ()
+
+    def _commit(self, wanted: protocol.Commit) -> Iterator[protocol.Message]:
+        volume, filling = self.volume, self._filling
+        incoming = self._receiving()
+        assert filling is not None, "the protocol lets nobody commit who did not greet as a writer"
+        root, root_digest = incoming.finish_tree()
+        self._incoming = None
+        if root_digest != wanted.root_digest:
+            raise DamagedError(
+                "what was received is not the tree that was sent: its digest differs",
+                code="transfer-damaged",
+                hint="nothing was committed; run it again",
+            )
+        proposal = Proposal(
+            root=root,
+            root_digest=root_digest,
+            parent=wanted.expected,
+            host=wanted.host,
+            user=wanted.user,
+            paths=tuple(wanted.paths),
+            statistics=_statistics(wanted.statistics),
+            message=wanted.message,
+            root_is_source=wanted.root_is_source,
+        )
+        lease = self._current
+        if lease is None or lease.room < _ROOM_BYTES_MIN:
+            self._grant()
+            lease = self._current
+        assert lease is not None, "a lease was granted"
+        for other in self._leases.values():
+            if other is not lease:
+                filling.checkpoint(other, full=True)
+                other.close()
+        self._leases = {lease.segment: lease}
+        done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=True)
+        self._unsaved_bytes = 0
+        leased = protocol.Leased(segment=lease.segment, head=lease.head)
+        if lease.room < _ROOM_BYTES_MIN:
+            leased = self._grant()
+        yield protocol.Committed(
+            seq=done.position.seq,
+            time_ns=done.snapshot.time_ns,
+            hash=done.position.hash,
+            id=done.snapshot.id,
+            leased_segment=leased.segment,
+            leased_head=leased.head,
+            cpu_ms=self._usage.cpu_ms(),
+            anonymous_kib=self._usage.anonymous_kib(),
+        )
+
+    # What the above needs
+
+    @property
+    def volume(self) -> Volume:
+        """The volume; the protocol lets nothing be said before the greeting."""
+        assert self._volume is not None, "no message comes before the greeting"
+        return self._volume
+
+    def _grant(self) -> protocol.Leased:
+        if self._filling is None:
+            raise RefusedError("this session was opened for reading only", code="read-only-session")
+        if self._unsaved_bytes >= _CHECKPOINT_BYTES:
+            self._checkpoint()
+        lease = self._filling.grant(None)
+        self._current = lease
+        self._leases[lease.segment] = lease
+        return protocol.Leased(segment=lease.segment, head=lease.head)
+
+    def _checkpoint(self) -> None:
+        assert self._filling is not None, "only what was leased is filled"
+        for lease in self._leases.values():
+            self._filling.checkpoint(lease, full=lease is not self._current)
+        self._durable_bytes += self._unsaved_bytes
+        self._unsaved_bytes = 0
+
+    def _receiving(self) -> kernel.Incoming:
+        if self._filling is None:
+            raise RefusedError("this session was opened for reading only", code="read-only-session")
+        if self._incoming is None:
+            self._incoming = kernel.Incoming(self.volume.space, self._lease_of)
+        return self._incoming
+
+    def _lease_of(self, segment: int) -> kernel.Lease:
+        lease = self._leases.get(segment)
+        if lease is None:
+            raise RefusedError(f"segment {segment} is not leased to this session", code="not-leased", segment=segment)
+        return lease
+
+    def _find(self, ref: str, when: str) -> tuple[Snapshot, int]:
+        snapshot = self.volume.resolve(check_ref(ref), parse_when(when))
+        found = self.volume.snapshot(snapshot.id)
+        return snapshot, found[1] if found is not None else 0
+
+    def _state(self, ref: str, known: bytes) -> protocol.State:
+        found = self.volume.state(check_ref(ref))
+        if found is None:
+            return protocol.State()
+        snapshot, seq = found
+        if known and snapshot.id.startswith(known):
+            return protocol.State(seq=seq, id=snapshot.id)
+        return _state(snapshot, seq)
+
+
+def _state(snapshot: Snapshot, seq: int) -> protocol.State:
+    return protocol.State(seq=seq, id=snapshot.id, snapshot=snapshot.data)
+
+
+def _statistics(numbers: list[int]) -> Statistics:
+    fields = Statistics.__struct_fields__
+    if len(numbers) > len(fields) or any(not 0 <= number < 1 << 63 for number in numbers):
+        raise InvalidError("these are no statistics of a snapshot", code="protocol-violation")
+    return Statistics(**dict(zip(fields, numbers, strict=False)))
+
+
+def _extents(packed: bytes) -> Iterator[Extent]:
+    numbers = memoryview(packed).cast("Q")
+    for i in range(0, len(numbers), 2):
+        if not segment_of(numbers[i]):
+            raise InvalidError("a hole cannot be fetched", code="protocol-violation")
+        yield numbers[i], numbers[i + 1]
+
+
+def _allow_many_files() -> None:
+    """A push of a hundred gigabytes fills sixteen hundred segments, which are all open until it is committed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

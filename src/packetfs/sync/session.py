@@ -1,0 +1,552 @@
+"""An open conversation with an origin, and the replica of its volume that stays here between conversations.
+
+A session reads like a volume (refs, log, trees, files): what is not here yet is fetched. `transfer.py` tells how a push
+and a pull go. Several operations may follow each other on one session, which saves them the greeting.
+"""
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from packetfs import kernel
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
+from packetfs.events import Change, Progress
+from packetfs.format.address import Extent
+from packetfs.format.descriptor import ChunkProfile
+from packetfs.format.entry import Position
+from packetfs.format.location import check_ref, parse_location
+from packetfs.format.snapshot import Snapshot, decode_snapshot
+from packetfs.format.when import LATEST, When
+from packetfs.release import VERSION
+from packetfs.sync.plan import base_of
+from packetfs.sync.usage import Usage
+from packetfs.volume import Ref, Source, Status
+from packetfs.volume.replica import Identity, Kept, Replica
+from packetfs.volume.trees import Trees
+from packetfs.wire import protocol
+from packetfs.wire.connection import Connection
+from packetfs.wire.frames import Buffers
+
+if TYPE_CHECKING:
+    from packetfs.sync.transfer import Pulled, Pushed, Stream
+
+__all__ = ["Link", "Session", "Traffic", "replica_path"]
+
+_HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
+_ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
+
+Answer = TypeVar("Answer", bound=protocol.Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one operation moved, and what it took. Bytes on the wire are those of the frames, both ways."""
+
+    sent_bytes: int
+    received_bytes: int
+    round_trips: int
+    literal_bytes: int
+    """Content that had to travel."""
+    delta_bytes: int
+    """Of it, what was coded against bytes that both sides held."""
+    coded_bytes: int
+    """What the literals took on the wire."""
+    pointer_count: int
+    """Extents that were pointed at instead."""
+    seconds: float
+    cpu_s: float
+    """Here; `peer_cpu_s` is the origin's, over the session so far."""
+    peer_cpu_s: float
+    anonymous_bytes: int
+    """The most anonymous memory that was seen here; `peer_anonymous_bytes` at the origin."""
+    peer_anonymous_bytes: int
+    disk_bytes: int
+    """What the replica takes on disk here."""
+
+
+def replica_path(origin: str, environment: Mapping[str, str]) -> str:
+    """Where the replica of the volume at `origin` is kept, unless a place was named for it."""
+    home = environment.get("XDG_DATA_HOME", "").strip() or os.path.expanduser("~/.local/share")
+    name = hashlib.blake2b(origin.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return os.path.join(home, "packetfs", "replicas", name)
+
+
+class Link:
+    """Says and hears messages in the order that the protocol asks for. Threads may share it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._client = protocol.Client(software=VERSION)
+        self._rules = threading.Lock()
+        self._hearing = threading.Lock()
+        self._saying = threading.Lock()
+        self._heard: dict[int, deque[protocol.Message | PacketFSError]] = {}
+        self._held: list[Buffers] = []
+        self._held_bytes = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be said."""
+        return self._client.phase is protocol.Phase.CLOSED
+
+    def counters(self) -> tuple[int, int, int]:
+        """Bytes sent, bytes received, round trips, so far."""
+        connection = self.connection
+        return connection.sent_bytes, connection.received_bytes, connection.round_trips
+
+    def say(self, message: protocol.Message, *, more: bool = False) -> int:
+        """Send `message`; the request by which its answer is heard.
+
+        With `more` it may wait for what is said next: a small push is then one packet, not one for each of its frames.
+        """
+        with self._saying:
+            with self._rules:
+                frame = self._client.say(message)
+                request = self._client.request
+            self._held.append(frame)
+            self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
+            if not more or self._held_bytes >= _HELD_BYTES_MAX:
+                held, self._held, self._held_bytes = self._held, [], 0
+                self.connection.send(*held)
+        return request
+
+    def hear(self, request: int, kind: type[Answer]) -> Answer:
+        """The next answer to `request`; what the origin could not do is raised."""
+        message = self.next(request)
+        assert isinstance(message, kind), "the protocol lets nothing else answer that"
+        return message
+
+    def next(self, request: int) -> protocol.Message:
+        """The next answer to `request`, of whatever kind."""
+        with self._hearing:
+            while not self._heard.get(request):
+                self._hear_one()
+            message = self._heard[request].popleft()
+            if not self._heard[request]:
+                del self._heard[request]
+        if isinstance(message, PacketFSError):
+            raise message
+        return message
+
+    def ask(self, message: protocol.Message, kind: type[Answer]) -> Answer:
+        """Say and hear."""
+        return self.hear(self.say(message), kind)
+
+    def _hear_one(self) -> None:
+        frame = self.connection.receive()
+        try:
+            with self._rules:
+                event = self._client.receive(frame)
+        except PacketFSError as error:
+            if not protocol.said_by_peer(error) or frame.request == 0:
+                raise
+            self._heard.setdefault(frame.request, deque()).append(error)
+        else:
+            if event.request:
+                self._heard.setdefault(event.request, deque()).append(event.message)
+
+
+class Session:
+    """An open session; a context manager. One operation at a time."""
+
+    def __init__(self, link: Link, replica: Replica, welcome: protocol.Welcome, *, origin: str, env: Env) -> None:
+        """Use `Session.open`."""
+        self.link = link
+        self.replica = replica
+        self.path = replica.path
+        self.origin = origin
+        self.env = env
+        self.created = welcome.created
+        self.writes = welcome.leased is not None
+        self.usage = Usage()
+        self.origin_bytes = welcome.unique_bytes
+        self.leased: protocol.Leased | None = welcome.leased
+        self.done = protocol.Done()
+        self._known: dict[str, Snapshot | None] = {}
+        self._fresh: set[str] = set()
+
+    @classmethod
+    def open(
+        cls,
+        connection: Connection,
+        volume: str,
+        *,
+        origin: str,
+        place: str,
+        writes: bool = False,
+        create: bool = False,
+        ref: str = "",
+        cache_bytes: int | None = None,
+        lock_wait_s: float = 10.0,
+        env: Env = SYSTEM,
+        discarded: Callable[[str], None] | None = None,
+    ) -> "Session":
+        """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
+
+        `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
+        its state comes with the greeting. `discarded` is told why an older replica was of no use.
+        """
+        replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
+        try:
+            known = replica.ref(ref) if replica is not None and ref else None
+            position = replica.position if replica is not None else None
+            link = Link(connection)
+            welcome = link.ask(
+                protocol.Hello(
+                    protocol=protocol.PROTOCOL,
+                    software=VERSION,
+                    volume=os.fsencode(volume),
+                    intent="write" if writes else "read",
+                    create=create,
+                    ref=ref,
+                    known=known.snapshot.id[:_ID_BYTES] if known is not None else b"",
+                    known_seq=position.seq if position is not None else 0,
+                    known_hash=position.hash[:8] if position is not None else b"",
+                ),
+                protocol.Welcome,
+            )
+            why = _useless(replica, welcome)
+            if replica is None or why:
+                if replica is not None:
+                    replica.close()
+                    if discarded is not None:
+                        discarded(why)
+                identity = _identity(welcome, origin, cache_bytes)
+                replica = Replica.create(place, identity, lock_wait_s=lock_wait_s, env=env)
+                known = None
+            elif cache_bytes is not None and replica.identity.cache_bytes is not None:
+                replica.limit(cache_bytes)
+        except BaseException:
+            if replica is not None:
+                replica.close()
+            raise
+        session = cls(link, replica, welcome, origin=origin, env=env)
+        here = Position(welcome.seq, welcome.hash)
+        if replica.position != here:
+            replica.record([], position=here)
+        if welcome.state is not None:
+            session.learn(ref, welcome.state, known)
+        return session
+
+    def close(self) -> None:
+        """Take leave; idempotent."""
+        with suppress(PacketFSError):
+            if not self.link.is_over:
+                self.link.say(protocol.Bye())
+        self.link.connection.close()
+        self.replica.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def check_writer(self) -> None:
+        """RefusedError unless the session was opened to write."""
+        if not self.writes:
+            raise RefusedError("this session was opened for reading only", code="read-only-session")
+
+    @property
+    def trees(self) -> Trees:
+        """What it reads trees from."""
+        return self.replica
+
+    # The two stories, told in `transfer.py`
+
+    def push(
+        self,
+        what: "Sequence[Source] | Stream",
+        ref: str,
+        *,
+        always: bool = False,
+        dry_run: bool = False,
+        message: str = "",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> "Pushed":
+        """Store sources or a stream as the next snapshot of `ref` at the origin. See `transfer.push`."""
+        from packetfs.sync import transfer
+
+        return transfer.push(self, what, ref, always=always, dry_run=dry_run, message=message, progress=progress)
+
+    def pull(
+        self,
+        place: str,
+        target: str | bytes,
+        *,
+        delete: bool = False,
+        dry_run: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        report: Callable[[Sequence[Change]], None] | None = None,
+    ) -> "Pulled":
+        """Make the directory `target` hold what is at `place` (`main`, `main@~1:/etc`). See `transfer.pull`."""
+        from packetfs.sync import transfer
+
+        inside = parse_location(f"::{place}")
+        return transfer.pull(
+            self,
+            inside.line,
+            inside.when,
+            inside.path,
+            target,
+            delete=delete,
+            dry_run=dry_run,
+            progress=progress,
+            report=report,
+        )
+
+    # What the refs name
+
+    def current(self, ref: str) -> tuple[Snapshot | None, bool]:
+        """What `ref` names as far as this session knows, and whether it learnt that just now."""
+        fresh = ref in self._fresh
+        self._fresh.discard(ref)
+        if ref not in self._known:
+            return self.ask_state(ref), True
+        return self._known[ref], fresh
+
+    def ask_state(self, ref: str) -> Snapshot | None:
+        """What `ref` names at the origin now."""
+        kept = self.replica.ref(ref)
+        id_ = kept.snapshot.id[:_ID_BYTES] if kept is not None else b""
+        return self.learn(ref, self.link.ask(protocol.Check(ref=check_ref(ref), id=id_), protocol.State), kept)
+
+    def learn(self, ref: str, state: protocol.State, sent: Kept | None) -> Snapshot | None:
+        """Take note of what the origin says of `ref`, which was asked with the id of `sent`."""
+        self._fresh.add(ref)
+        self._known[ref] = self.snapshot_from(state, sent)
+        return self._known[ref]
+
+    def moved(self, ref: str, snapshot: Snapshot) -> None:
+        """`ref` was moved by ourselves."""
+        self._known[ref] = snapshot
+
+    def forget(self, ref: str) -> None:
+        """What this session knows of `ref` has turned out to be old."""
+        self._known.pop(ref, None)
+
+    def snapshot_from(self, said: protocol.State, sent: Kept | None) -> Snapshot | None:
+        """The snapshot that the origin means; its id proves its bytes."""
+        if not said.id:
+            return None
+        if not said.snapshot:
+            if sent is None or sent.snapshot.id != said.id:
+                raise InvalidError("the peer means a snapshot that was not named", code="protocol-violation")
+            return sent.snapshot
+        if self.replica.keys.snapshot_id(said.snapshot) != said.id:
+            raise DamagedError("a snapshot from the peer does not have its id", code="transfer-damaged")
+        return decode_snapshot(said.snapshot, said.id)
+
+    # Reading like a volume
+
+    def resolve(self, ref: str, when: When = LATEST) -> Snapshot:
+        """The snapshot of `ref` that `when` means, its tree fetched; NotFoundError if there is none."""
+        return self.receive(ref, str(when), b"", data=False)[0]
+
+    def refs(self) -> list[Ref]:
+        """All refs of the volume, by name."""
+        found: list[protocol.RefState] = []
+        more = True
+        while more:
+            page = self.link.ask(protocol.Refs(found[-1].name if found else ""), protocol.RefList)
+            found += page.refs
+            more = page.more and bool(page.refs)
+        return [
+            Ref(
+                ref.name,
+                self._proved(protocol.State(seq=ref.seq, id=ref.id, snapshot=ref.snapshot)),
+                ref.seq,
+                ref.visited_ns,
+            )
+            for ref in found
+        ]
+
+    def log(self, ref: str) -> Iterator[Snapshot]:
+        """Snapshots of `ref`, newest first; NotFoundError if there is no such ref."""
+        return (snapshot for _, snapshot in self.log_with_seq(ref))
+
+    def log_with_seq(self, ref: str) -> Iterator[tuple[int, Snapshot]]:
+        """The same, each with the seq of the entry that committed it."""
+        before_seq, more = (1 << 63) - 1, True
+        while more:
+            page = self.link.ask(protocol.Log(check_ref(ref), before_seq), protocol.LogPage)
+            yield from ((state.seq, self._proved(state)) for state in page.states)
+            more = page.more and bool(page.states)
+            before_seq = page.states[-1].seq if page.states else 0
+
+    def status(self) -> Status:
+        """How large the volume is, at its origin."""
+        return Status.from_fields(self.link.ask(protocol.Status(), protocol.StatusReply).fields, path=self.origin)
+
+    @property
+    def index_discarded(self) -> str | None:
+        """Why the replica's index could not be used, if so."""
+        return self.replica.space.index_discarded
+
+    def read(self, entry: kernel.Entry) -> Iterator[bytes]:
+        """The content of a file in order, fetched as far as it is not here."""
+        space = self.replica.space
+        self.fetch([extent for extent in space.extents(entry) if extent[0] and not space.holds(*extent)])
+        yield from self.replica.read(entry)
+
+    def root(self, snapshot: Snapshot) -> kernel.Entry:
+        """The root entry of a snapshot."""
+        return self.replica.root(snapshot)
+
+    def entry(self, snapshot: Snapshot, path: bytes) -> kernel.Entry:
+        """The entry at `path`; NotFoundError if there is none."""
+        return self.replica.entry(snapshot, path)
+
+    def entries(self, directory: kernel.Entry) -> Iterator[kernel.Entry]:
+        """Entries of a directory, names ascending."""
+        return self.replica.entries(directory)
+
+    def _proved(self, state: protocol.State) -> Snapshot:
+        snapshot = self.snapshot_from(state, None)
+        if snapshot is None:
+            raise InvalidError("the peer names a snapshot without an id", code="protocol-violation")
+        return snapshot
+
+    # Receiving
+
+    def receive(self, ref: str, when: str, path: bytes, *, data: bool) -> tuple[Snapshot, int]:
+        """Bring a snapshot's tree here, and with `data` what it holds under `path`; it and the literal bytes it took.
+
+        What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
+        """
+        base = base_of(self.replica.ref(ref), self.replica.newest())
+        if base is not None and data and not self.replica.is_complete(base):
+            data = False  # what is missing is fetched by name afterwards
+        sent = base.snapshot.id if base is not None else b""
+        want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
+        request = self.link.say(want)
+        planned = self.link.hear(request, protocol.Planned)
+        if not planned.id:
+            # Nothing follows: what is meant is the base.
+            self.done = self.link.hear(request, protocol.Done)
+            if base is None:
+                raise InvalidError("the peer means a snapshot that was not named", code="protocol-violation")
+            snapshot = base.snapshot
+            if when == "latest":
+                self.moved(ref, snapshot)
+            return snapshot, 0
+        snapshot = self._proved(protocol.State(planned.seq, planned.id, planned.snapshot))
+        root = base.snapshot.root if base is not None and planned.base else None
+        with _Filling(self) as filling:
+            tree = filling.take(request, root, sparse=not data or bool(path))
+            if tree != (snapshot.root, snapshot.root_digest):
+                raise DamagedError(
+                    f"what arrived is not the tree of snapshot {snapshot.short}: its digest differs",
+                    code="transfer-damaged",
+                    hint="run it again; if it happens again, verify the volume at its origin",
+                )
+            filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
+        if when == "latest":
+            self.moved(ref, snapshot)
+        return snapshot, self.done.literal_bytes
+
+    def fetch(self, extents: Sequence[Extent]) -> None:
+        """Bring ranges here, by address."""
+        for start in range(0, len(extents), protocol.FETCH_EXTENTS_MAX):
+            part = extents[start : start + protocol.FETCH_EXTENTS_MAX]
+            packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)
+            request = self.link.say(protocol.Fetch(extents=packed))
+            with _Filling(self) as filling:
+                filling.take(request, None, sparse=False)
+                filling.record(None, 0, ref=None)
+
+    def discard(self, why: str) -> None:
+        """Empty the replica: it contradicts itself or its origin, and all of it can be had again."""
+        del why
+        place, identity = self.replica.path, self.replica.identity
+        self.replica.close()
+        self.replica = Replica.create(place, identity, lock_wait_s=10.0, env=self.env)
+
+
+class _Filling:
+    """Segments of the replica that are being filled with what the origin sends. A context manager."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._leases: dict[int, kernel.Lease] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for lease in self._leases.values():
+            lease.close()
+        if error is not None:
+            self._session.replica.forget_uncommitted()
+
+    def take(self, request: int, base: bytes | None, *, sparse: bool) -> tuple[bytes, bytes] | None:
+        """Take literals and tree until the origin is done; the root that the tree has, if any came.
+
+        `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
+        """
+        session = self._session
+        incoming = kernel.Incoming(session.replica.space, self._lease_for)
+        grows = False
+        while True:
+            message = session.link.next(request)
+            if isinstance(message, protocol.Literals):
+                incoming.literals(message.body)
+            elif isinstance(message, protocol.Tree):
+                if not grows:
+                    incoming.begin_tree(base, sparse=sparse)
+                    grows = True
+                incoming.tree(message.body)
+            elif isinstance(message, protocol.Done):
+                session.done = message
+                return incoming.finish_tree() if grows else None
+            else:
+                raise AssertionError("the protocol lets nothing else come here")
+
+    def record(self, snapshot: Snapshot | None, seq: int, *, ref: str | None) -> None:
+        """Make what arrived durable, and write down that it is here."""
+        durable = [lease.sync() for lease in self._leases.values()]
+        self._session.replica.admit(durable)
+        self._session.replica.record(
+            durable, snapshot=None if snapshot is None else (snapshot, seq), ref=ref if snapshot is not None else None
+        )
+
+    def _lease_for(self, segment: int) -> kernel.Lease:
+        if segment not in self._leases:
+            self._leases[segment] = self._session.replica.lease(segment, 0, fill=True)
+        return self._leases[segment]
+
+
+def _identity(welcome: protocol.Welcome, origin: str, cache_bytes: int | None) -> Identity:
+    if len(welcome.keys) != 64:
+        raise InvalidError("the greeting of the peer has not the keys of a volume", code="protocol-violation")
+    smallest, average, largest, normalisation = welcome.chunks
+    return Identity(
+        volume_id=welcome.volume_id,
+        keys=welcome.keys,
+        chunks=ChunkProfile(min=smallest, avg=average, max=largest, normalisation=normalisation),
+        created_ns=welcome.created_ns,
+        origin=origin,
+        cache_bytes=cache_bytes,
+    )
+
+
+def _useless(replica: Replica | None, welcome: protocol.Welcome) -> str:
+    """Why what is here cannot be used with this origin; empty if it can."""
+    if replica is None:
+        return ""
+    if (replica.identity.volume_id, replica.identity.keys) != (welcome.volume_id, welcome.keys):
+        return "there is another volume at that place now"
+    if not welcome.continues:
+        return "the origin has gone back to an earlier state: it was restored from a backup"
+    return ""

@@ -1,0 +1,427 @@
+"""Push to an origin and pull from one: the two stories.
+
+What travels and against what is decided in `plan.py` and in the kernel (`Outgoing`); how bytes are taken in is told in
+`session.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from packetfs import kernel
+from packetfs.errors import ConflictError, DamagedError
+from packetfs.events import Change, Progress
+from packetfs.format.address import OFFSET_BITS, Extent
+from packetfs.format.entry import Position
+from packetfs.format.location import check_ref
+from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.when import When
+from packetfs.sync import checkout
+from packetfs.sync.checkout import PullReport
+from packetfs.sync.plan import asks, retries
+from packetfs.sync.session import Session, Traffic
+from packetfs.sync.usage import Usage
+from packetfs.volume import PushReport, Source
+from packetfs.volume.commit import Proposal, snapshot_of
+from packetfs.volume.ingest import Ingest, StreamIngest, differs, page_of, problems_of, refuse_lease, statistics_of
+from packetfs.wire import protocol
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+    from types import TracebackType
+
+
+__all__ = ["Pulled", "Pushed", "Stream", "fetch_absent", "pull", "push"]
+
+Watch = Callable[[Progress], None]
+
+
+class Stream(NamedTuple):
+    """What can be read from a descriptor until its end, and the name of the file that it becomes."""
+
+    fd: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push found and did, and what it moved."""
+
+    report: PushReport
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull did, and what it moved."""
+
+    report: PullReport
+    traffic: Traffic
+
+
+def push(
+    session: Session,
+    what: Sequence[Source] | Stream,
+    ref: str,
+    *,
+    always: bool = False,
+    dry_run: bool = False,
+    message: str = "",
+    progress: Watch | None = None,
+) -> Pushed:
+    """Store sources or a stream as the next snapshot of `ref` at the origin. See `Volume.push`: it promises the same.
+
+    If this raises, the ref is where it was. What the origin has received until then stays there, so that running it
+    again sends the rest.
+    """
+    session.check_writer()
+    check_ref(ref)
+    meter = _Meter(session)
+    while True:
+        known, fresh = session.current(ref)
+        try:
+            report, counts = _push_once(
+                session, what, ref, known, fresh, always=always, dry_run=dry_run, message=message, progress=progress
+            )
+        except ConflictError as error:
+            session.forget(ref)
+            session.replica.forget_uncommitted()
+            if isinstance(what, Stream) or not retries(error, fresh=fresh):
+                raise
+        except DamagedError as error:
+            if isinstance(what, Stream) or not meter.may_discard(error):
+                raise
+            session.discard(error.message)
+        except BaseException:
+            session.replica.forget_uncommitted()
+            raise
+        else:
+            session.replica.evict()
+            return Pushed(report, meter.traffic(counts))
+
+
+def pull(
+    session: Session,
+    ref: str,
+    when: When,
+    path: bytes,
+    target: str | bytes,
+    *,
+    delete: bool = False,
+    dry_run: bool = False,
+    progress: Watch | None = None,
+    report: Callable[[Sequence[Change]], None] | None = None,
+) -> Pulled:
+    """Make the directory `target` hold what a snapshot has at `path`. See `checkout.pull`: it promises the same."""
+    meter = _Meter(session)
+    while True:
+        try:
+            snapshot, literal_bytes = session.receive(ref, str(when), path, data=True)
+            literal_bytes += fetch_absent(session, snapshot, path)
+            done = checkout.pull(
+                session.replica,
+                snapshot,
+                path,
+                target,
+                delete=delete,
+                dry_run=dry_run,
+                progress=progress,
+                report=report,
+            )
+        except DamagedError as error:
+            if not meter.may_discard(error):
+                raise
+            session.discard(error.message)
+            continue
+        counted = session.done
+        counts = (literal_bytes, counted.delta_bytes, counted.coded_bytes, counted.pointer_count)
+        session.replica.evict()
+        return Pulled(done, meter.traffic(counts))
+
+
+def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> int:
+    """Bring what the tree needs under `path` and is still not here; how many bytes that is."""
+    kept = session.replica.kept(snapshot.id)
+    if kept is not None and kept.complete:
+        return 0
+    fetched_bytes, last = 0, None
+    # Of a file with a long list of extents first the list is absent, then what it names.
+    while absent := session.replica.space.absent(snapshot.root, path):
+        if fetched_bytes and absent == last:
+            raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
+        session.fetch(absent)
+        fetched_bytes += sum(length for _, length in absent)
+        last = absent
+    if kept is not None and not path:
+        session.replica.record([], snapshot=(snapshot, kept.seq), complete=True)
+    return fetched_bytes
+
+
+def _push_once(
+    session: Session,
+    what: Sequence[Source] | Stream,
+    ref: str,
+    known: Snapshot | None,
+    fresh: bool,  # noqa: FBT001 - handed on
+    *,
+    always: bool,
+    dry_run: bool,
+    message: str,
+    progress: Watch | None,
+) -> tuple[PushReport, tuple[int, int, int, int]]:
+    """One try: against what `ref` is known to name."""
+    env, replica = session.env, session.replica
+    begun_s = env.monotonic_s()
+    found = StreamIngest(replica, *what) if isinstance(what, Stream) else Ingest(replica, what)
+    if known is not None and replica.kept(known.id) is None:
+        session.receive(ref, known.name, b"", data=False)
+    cache = found.cache
+    next_cache = None if dry_run or cache is None else cache.begin()
+    try:
+        with _Sending(session, has_base=known is not None) as sending:
+            ingested = found.run(
+                refuse_lease if dry_run else sending.grant,
+                page_of(known),
+                next_cache,
+                dry_run=dry_run,
+                progress=progress,
+                ask=sending if sending.asks else None,
+            )
+            changed = always or differs(known, ingested, root_is_source=found.root_is_source)
+            snapshot = known
+            if changed and not dry_run:
+                _tell(progress, ingested)
+                proposal = Proposal(
+                    root=ingested.root,
+                    root_digest=ingested.root_digest,
+                    parent=known.id if known is not None else b"",
+                    host=env.host(),
+                    user=env.user(),
+                    paths=found.paths,
+                    statistics=statistics_of(ingested),
+                    message=message,
+                    root_is_source=found.root_is_source,
+                )
+                snapshot = sending.commit(ref, proposal, known, ingested.lease)
+            elif not dry_run and not fresh:
+                _confirm(session, ref, known)
+            counts = sending.counts()
+        if cache is not None:
+            cache.publish()
+    finally:
+        if cache is not None:
+            cache.discard()
+    report = PushReport(
+        ref=ref,
+        snapshot=snapshot,
+        changed=changed,
+        dry_run=dry_run,
+        statistics=statistics_of(ingested),
+        problems=problems_of(ingested),
+        seconds=env.monotonic_s() - begun_s,
+    )
+    return report, counts
+
+
+def _confirm(session: Session, ref: str, known: Snapshot | None) -> None:
+    """Nothing has changed here: is the ref where it was? The one round trip of a push that has nothing to push."""
+    now = session.ask_state(ref)
+    session.current(ref)  # learnt just now, but for the next push that will be long ago
+    if known is not None and (now is None or now.id != known.id):
+        raise ConflictError(f"ref {ref!r} moved", code="ref-moved", hint="run the push again", ref=ref)
+
+
+class _Sending:
+    """What one push grants, asks and sends. A context manager."""
+
+    def __init__(self, session: Session, *, has_base: bool) -> None:
+        self._session = session
+        self._link = session.link
+        self._has_base = has_base
+        self._outgoing = kernel.Outgoing(session.replica.space)
+        self._filled: list[Extent] = []
+        self._begins: dict[int, int] = {}
+        self._leases: dict[int, kernel.Lease] = {}
+        self._asked: dict[int, list[int]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+        self._sent: list[Future[None]] = []
+        self.asks = asks(session.origin_bytes, session.replica.disk_bytes())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: "type[BaseException] | None",
+        error: BaseException | None,
+        traceback: "TracebackType | None",
+    ) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=True, cancel_futures=error is not None)
+        for lease in self._leases.values():
+            lease.close()
+
+    # What an ingest asks of its host: see `volume.ingest.Asking`.
+
+    def grant(self, full: kernel.Lease | None) -> kernel.Lease:
+        """The replica's side of a segment that the origin leased to us, after `full`."""
+        if full is not None:
+            self._fill(full)
+        leased, self._session.leased = self._session.leased, None
+        if leased is None:
+            leased = self._link.ask(protocol.Lease(), protocol.Leased)
+        lease = self.lease_for(leased.segment, leased.head)
+        self._begins[leased.segment] = leased.head
+        return lease
+
+    def begin(self, tags: bytes) -> int:
+        """Ask the origin which of these chunks it has."""
+        step = protocol.ASK_TAGS_MAX * protocol.TAG_BYTES
+        asked = [self._link.say(protocol.Ask(tags[at : at + step])) for at in range(0, len(tags), step)]
+        self._asked[asked[0]] = asked
+        return asked[0]
+
+    def end(self, ticket: int) -> bytes:
+        """The origin's answer."""
+        return b"".join(self._link.hear(asked, protocol.Known).records for asked in self._asked.pop(ticket))
+
+    def lease_for(self, segment: int, head: int | None = None) -> kernel.Lease:
+        """Where bytes that the origin has, or (from `head` on) will have, in `segment` are put in the replica."""
+        if segment not in self._leases:
+            replica = self._session.replica
+            self._leases[segment] = replica.lease(segment, head or 0, fill=head is None)
+        if head is not None:
+            self._leases[segment].advance(head)
+        return self._leases[segment]
+
+    # The end of a push
+
+    def commit(self, ref: str, proposal: Proposal, known: Snapshot | None, lease: kernel.Lease | None) -> Snapshot:
+        """Send the rest, have the origin commit it, and write down here what it has committed."""
+        session, replica = self._session, self._session.replica
+        if lease is not None:
+            self._fill(lease)
+        replica.admit([other.flush() for other in self._leases.values()])
+        for sent in self._sent:
+            sent.result()
+        base = known.root if known is not None else None
+        self._outgoing.plan(proposal.root, base, fresh=self._filled, within=b"", data=True)
+        self._send_literals()
+        self._link.say(protocol.Begin(base=known.id if known is not None else b""), more=True)
+        while (body := self._outgoing.tree()) is not None:
+            self._link.say(protocol.Tree(body), more=True)
+        request = self._link.say(_wanted(ref, proposal))
+        # While the origin makes it durable, so do we; what is written down below must be on disk.
+        durable = [other.sync() for other in self._leases.values()]
+        committed = self._link.hear(request, protocol.Committed)
+        snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
+        if snapshot.id != committed.id:
+            raise DamagedError(
+                f"the origin committed another snapshot than {snapshot.short}, which was sent",
+                code="transfer-damaged",
+                hint="look at it with `packetfs log` before you rely on it",
+            )
+        if committed.leased_segment:
+            session.leased = protocol.Leased(committed.leased_segment, committed.leased_head)
+        replica.admit(durable)
+        position = Position(committed.seq, committed.hash)
+        replica.record(durable, position=position, snapshot=(snapshot, committed.seq), ref=ref)
+        session.moved(ref, snapshot)
+        session.done = protocol.Done(cpu_ms=committed.cpu_ms, anonymous_kib=committed.anonymous_kib)
+        return snapshot
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Literal, delta and coded bytes, and pointers."""
+        sent = self._outgoing
+        return sent.literal_bytes, sent.delta_bytes, sent.coded_bytes, sent.pointer_count
+
+    def _fill(self, lease: kernel.Lease) -> None:
+        """Let what was put into `lease` be read, and where nothing better can be done, begin to send it."""
+        durable = lease.flush()
+        segment, head, _ = durable
+        self._session.replica.admit([durable])
+        begin = self._begins[segment]
+        if head <= begin:
+            return
+        extent = (segment << OFFSET_BITS | begin, head - begin)
+        self._filled.append(extent)
+        if head < 1 << OFFSET_BITS and lease.room >= 1 << 20:
+            return  # the last one: it is sent with the plan
+        self._sent.append(self._sender().submit(self._send_filled, extent, lease))
+
+    def _send_filled(self, extent: Extent, lease: kernel.Lease) -> None:
+        """In a thread: a first copy travels while the rest is still read. With a base, deltas are worth waiting for."""
+        if not self._has_base:
+            self._outgoing.add([extent], pages=False)
+            self._send_literals()
+        lease.sync()
+
+    def _send_literals(self) -> None:
+        while (body := self._outgoing.literals()) is not None:
+            self._link.say(protocol.Literals(body), more=True)
+
+    def _sender(self) -> "ThreadPoolExecutor":
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packetfs-send")
+        return self._thread
+
+
+class _Meter:
+    """What an operation costs, from when this was made."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._begun_s = session.env.monotonic_s()
+        self._before = session.link.counters()
+        self._usage = Usage()
+        self._discarded = False
+        session.done = protocol.Done()
+
+    def may_discard(self, error: DamagedError) -> bool:
+        """Whether `error` is the replica's, which can be had again, and it is the first time."""
+        first, self._discarded = not self._discarded, True
+        return first and error.code == DamagedError.default_code and not protocol.said_by_peer(error)
+
+    def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
+        """All of it."""
+        sent, received, trips = (
+            now - then for now, then in zip(self._session.link.counters(), self._before, strict=True)
+        )
+        literal_bytes, delta_bytes, coded_bytes, pointer_count = counts
+        done = self._session.done
+        return Traffic(
+            sent_bytes=sent,
+            received_bytes=received,
+            round_trips=trips,
+            literal_bytes=literal_bytes,
+            delta_bytes=delta_bytes,
+            coded_bytes=coded_bytes,
+            pointer_count=pointer_count,
+            seconds=self._session.env.monotonic_s() - self._begun_s,
+            cpu_s=self._usage.cpu_ms() / 1000,
+            peer_cpu_s=done.cpu_ms / 1000,
+            anonymous_bytes=self._usage.anonymous_kib() << 10,
+            peer_anonymous_bytes=done.anonymous_kib << 10,
+            disk_bytes=self._session.replica.disk_bytes(),
+        )
+
+
+def _wanted(ref: str, proposal: Proposal) -> protocol.Commit:
+    return protocol.Commit(
+        ref=ref,
+        expected=proposal.parent,
+        root_digest=proposal.root_digest,
+        host=proposal.host,
+        user=proposal.user,
+        paths=list(proposal.paths),
+        statistics=[getattr(proposal.statistics, field) for field in Statistics.__struct_fields__],
+        message=proposal.message,
+        root_is_source=proposal.root_is_source,
+    )
+
+
+def _tell(progress: Watch | None, ingested: kernel.Ingested) -> None:
+    if progress is not None:
+        progress(Progress(phase="committing", files=ingested.files, bytes=ingested.logical_bytes))

@@ -1,0 +1,35 @@
+"""What this process has used: CPU time, and the most anonymous memory that was seen. It never guesses."""
+
+import resource
+
+__all__ = ["Usage"]
+
+
+class Usage:
+    """Counts from when it was made."""
+
+    def __init__(self) -> None:
+        self._begun_ms = _cpu_ms()
+        self._anonymous_kib = 0
+
+    def cpu_ms(self) -> int:
+        """Milliseconds of CPU, user and system."""
+        return _cpu_ms() - self._begun_ms
+
+    def anonymous_kib(self) -> int:
+        """The largest RssAnon of the calls so far, this one included."""
+        self._anonymous_kib = max(self._anonymous_kib, _anonymous_kib())
+        return self._anonymous_kib
+
+
+def _cpu_ms() -> int:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return round((used.ru_utime + used.ru_stime) * 1000)
+
+
+def _anonymous_kib() -> int:
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"RssAnon:"):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,93 @@
+"""The commit: a tree becomes a snapshot, and a ref moves to it. The last step of every push, from here or from a peer.
+
+The order is the whole point (docs/formats/journal.md): bytes, chunk table, and only then, in one transaction, the
+journal entry, the ref and the heads of the segments. Killed before that transaction is durable, nothing has happened.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packetfs import kernel
+from packetfs.errors import ConflictError
+from packetfs.format.entry import Commit, Position
+from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
+from packetfs.volume import refs, space
+
+if TYPE_CHECKING:
+    from packetfs.volume.keys import Keys
+    from packetfs.volume.volume import Volume
+
+__all__ = ["Committed", "Proposal", "commit", "snapshot_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """All that one who pushes says of a snapshot. When it is committed the sequencer says."""
+
+    root: bytes
+    """The root entry, encoded."""
+    root_digest: bytes
+    parent: bytes
+    """Id of the snapshot that the ref has to name until then; empty if there has to be no such ref."""
+    host: str
+    user: str
+    paths: tuple[bytes, ...]
+    statistics: Statistics
+    message: str
+    root_is_source: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A snapshot that its ref names, and the position of the journal entry that says so."""
+
+    snapshot: Snapshot
+    position: Position
+
+
+def snapshot_of(proposal: Proposal, time_ns: int, keys: "Keys") -> Snapshot:
+    """The snapshot that a proposal becomes when it is committed at `time_ns`: the same on every machine."""
+    data = encode_snapshot(
+        root=proposal.root,
+        root_digest=proposal.root_digest,
+        parent=proposal.parent,
+        time_ns=time_ns,
+        host=proposal.host,
+        user=proposal.user,
+        paths=proposal.paths,
+        statistics=proposal.statistics,
+        message=proposal.message,
+        root_is_source=proposal.root_is_source,
+    )
+    return decode_snapshot(data, keys.snapshot_id(data))
+
+
+def commit(
+    volume: "Volume", filling: space.Filling, lease: kernel.Lease, ref: str, proposal: Proposal, *, settled: bool
+) -> Committed:
+    """Make what the leases hold durable, then move `ref`. On a conflict the data stays, for the push that is run again.
+
+    `lease` gets the journal entry and is the last to be synced. With `settled` its bytes are synced before the
+    exclusive part, which then syncs no more than one chunk.
+    """
+    filling.settle()  # what the pages point to in earlier leases is durable before the entry that needs it
+    if not settled:
+        filling.sync(lease)
+    try:
+        with volume.journal.writing() as db:
+            refs.check_unmoved(db, ref, proposal.parent)
+            previous, previous_ns = refs.last_entry(db, volume.keys)
+            time_ns = max(volume.env.now_ns(), previous_ns + 1)
+            snapshot = snapshot_of(proposal, time_ns, volume.keys)
+            entry = Commit(ref=ref, expected=proposal.parent, snapshot_id=snapshot.id, snapshot=snapshot.data)
+            epoch = space.epoch(db, volume.keys)
+            data, position = refs.append(volume.keys, entry, previous=previous, epoch=epoch, time_ns=time_ns)
+            address = lease.append_journal(volume.keys.sealed(data))
+            durable = filling.sync(lease)
+            refs.moved(db, data=data, position=position, address=address, ref=ref, snapshot=snapshot)
+            space.record(db, volume.keys, durable, full=False)
+    except ConflictError:
+        filling.keep(lease)
+        raise
+    volume.admit([durable])
+    return Committed(snapshot, position)

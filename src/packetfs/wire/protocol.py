@@ -1,0 +1,989 @@
+"""What two machines say to each other, and when they may. No stream, no clock, no thread: frames in, frames out.
+
+    the client says                     the origin answers
+    HELLO                               WELCOME
+    CHECK, RESOLVE                      STATE
+    ASK                                 KNOWN
+    LEASE                               LEASED
+    LITERALS, BEGIN, TREE               nothing; now and then ACK, which no request asked for
+    COMMIT                              COMMITTED
+    WANT                                PLANNED, (LITERALS | TREE)*, DONE
+    FETCH                               LITERALS*, DONE
+    REFS, LOG, STATUS                   REF_LIST, LOG_PAGE, STATUS_REPLY
+    BYE                                 nothing
+
+Requests have numbers 1, 2, 3 ... and are answered in their order; several may be on their way. FAILURE is an answer to
+any of them, also in the middle of a stream; one that bears number 0 is about something that has no answer, and ends the
+session, and so does one that answers HELLO. `SPOKEN` says what may be said in which state. Both sides keep the same
+states, so that each refuses at once what the other should not have said.
+
+Bodies are msgspec arrays: fields are only ever added at the end, with defaults, and unknown further ones are ignored
+(docs/design/wire-protocol.md, docs/formats/frames.md). What a body says about a volume is checked by whoever uses it;
+here its shape is: lengths, ranges, counts, names of refs.
+"""
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, NoReturn, TypeAlias, cast
+
+import msgspec
+from msgspec import Meta
+
+from packetfs import errors
+from packetfs.errors import InvalidError, PacketFSError, RefusedError, UsageError
+from packetfs.format.address import SEGMENT_BYTES
+from packetfs.format.location import check_ref
+from packetfs.wire.frames import Buffers, Frame, FrameType, encode
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "ASK_TAGS_MAX",
+    "FETCH_EXTENTS_MAX",
+    "PAGE_BYTES",
+    "PROTOCOL",
+    "RECORD_BYTES",
+    "SAID_BY_PEER",
+    "SPOKEN",
+    "TAG_BYTES",
+    "Ack",
+    "Ask",
+    "Begin",
+    "Bye",
+    "Check",
+    "Client",
+    "Commit",
+    "Committed",
+    "Done",
+    "Event",
+    "Failure",
+    "Fetch",
+    "Hello",
+    "Known",
+    "Lease",
+    "Leased",
+    "Literals",
+    "Log",
+    "LogPage",
+    "Message",
+    "Origin",
+    "Phase",
+    "Planned",
+    "RefList",
+    "RefState",
+    "Refs",
+    "Resolve",
+    "State",
+    "Status",
+    "StatusReply",
+    "Tree",
+    "Value",
+    "Want",
+    "Welcome",
+    "decode",
+    "said_by_peer",
+]
+
+PROTOCOL: Final = 1  # raised only when machines of two versions could misunderstand each other
+TAG_BYTES: Final = 8
+RECORD_BYTES: Final = 44  # address u64, length u32, digest
+EXTENT_BYTES: Final = 16  # address u64, length u64
+ASK_TAGS_MAX: Final = 16 << 10  # their answer is 704 KiB, one KNOWN
+FETCH_EXTENTS_MAX: Final = 32 << 10  # 512 KiB
+PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
+SAID_BY_PEER: Final = "the other machine said so"
+_PATHS_BYTES_MAX: Final = 64 << 10  # of a COMMIT's source paths; a snapshot keeps the first 16 KiB of them
+_TEXT_CHARACTERS_MAX: Final = 64 << 10
+_VALUES_MAX: Final = 64  # of a FAILURE
+_OUTSTANDING_MAX: Final = 1024  # requests without an answer; more than that is nobody's pipeline
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Time = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Text = Annotated[str, Meta(max_length=_TEXT_CHARACTERS_MAX)]
+Name = Annotated[str, Meta(max_length=255)]
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Digest0 = Annotated[bytes, Meta(max_length=32)]
+"""A digest, or empty."""
+Prefix0 = Annotated[bytes, Meta(max_length=16)]
+"""The first 16 bytes of a snapshot's id, or empty."""
+Path = Annotated[bytes, Meta(max_length=64 << 10)]
+Snapshot0 = Annotated[bytes, Meta(max_length=64 << 10)]
+"""The bytes of a snapshot, or empty."""
+Segment = Annotated[int, Meta(ge=1, lt=1 << 38)]
+Segment0 = Annotated[int, Meta(ge=0, lt=1 << 38)]
+Head = Annotated[int, Meta(ge=0, le=SEGMENT_BYTES)]
+Scalar: TypeAlias = str | int | float | bool | None
+Value: TypeAlias = str | int | float | bool | list[Scalar] | None
+Values = Annotated[dict[str, Value], Meta(max_length=_VALUES_MAX)]
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True):
+    """A body that is one array."""
+
+
+class State(_Message, frozen=True, array_like=True):
+    """A ref names this snapshot."""
+
+    seq: Natural = 0
+    """The journal entry that moved the ref there."""
+    id: Digest0 = b""
+    """Empty: there is no such ref."""
+    snapshot: Snapshot0 = b""
+    """Empty: it is the one of which the client gave the id."""
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.id)
+
+
+class Leased(_Message, frozen=True, array_like=True):
+    """A segment that the client may fill from `head` on, until the session ends."""
+
+    segment: Segment
+    head: Head
+
+
+class Hello(_Message, frozen=True, array_like=True):
+    """Who speaks, to which volume, what for. The one body whose fields are the same in every version, for ever."""
+
+    protocol: Natural
+    software: Name
+    """The version of PacketFS, for people."""
+    volume: Annotated[bytes, Meta(max_length=4096)]
+    """Path of the volume on the origin, or its name there, exactly as it was typed."""
+    intent: Literal["read", "write"]
+    create: bool = False
+    """Make the volume if there is none."""
+    ref: Name = ""
+    """The ref that it will be about; its state comes with WELCOME. Empty: none."""
+    known: Prefix0 = b""
+    """Beginning of the id of the snapshot of `ref` that the client holds."""
+    known_seq: Natural = 0
+    """The journal's position when the client last saw it, and the beginning of its hash: does the history go on?"""
+    known_hash: Annotated[bytes, Meta(max_length=8)] = b""
+
+    def __post_init__(self) -> None:
+        _empty_or(16, self.known)
+        _empty_or(8, self.known_hash)
+        if self.ref:
+            _ref(self.ref)
+        if self.create and self.intent != "write":
+            raise ValueError("it would make a volume to read from")
+
+
+class Check(_Message, frozen=True, array_like=True):
+    """Does `ref` still name the snapshot whose id begins with `id`?"""
+
+    ref: Name
+    id: Prefix0 = b""
+
+    def __post_init__(self) -> None:
+        _empty_or(16, self.id)
+        _ref(self.ref)
+
+
+class Resolve(_Message, frozen=True, array_like=True):
+    """Which snapshot of `ref` does `when` mean?"""
+
+    ref: Name
+    when: Name = "latest"
+    """As in a location, with a zone where it is a time."""
+
+    def __post_init__(self) -> None:
+        _ref(self.ref)
+
+
+class Ask(_Message, frozen=True, array_like=True):
+    """Which of these chunks do you hold? Tags as u64 little-endian."""
+
+    tags: Annotated[bytes, Meta(max_length=ASK_TAGS_MAX * TAG_BYTES)]
+
+    def __post_init__(self) -> None:
+        _multiple(TAG_BYTES, self.tags)
+
+
+class Known(_Message, frozen=True, array_like=True):
+    """For each tag in order where it is: address u64 (0: nowhere), length u32, digest."""
+
+    records: Annotated[bytes, Meta(max_length=ASK_TAGS_MAX * RECORD_BYTES)]
+
+    def __post_init__(self) -> None:
+        _multiple(RECORD_BYTES, self.records)
+
+
+class Lease(_Message, frozen=True, array_like=True):
+    """Give me a segment to fill. The one before it is done with."""
+
+
+class Commit(_Message, frozen=True, array_like=True):
+    """Everything has been said: let `ref` name the tree that was sent, if it still names `expected`."""
+
+    ref: Name
+    expected: Digest0
+    """Id of the snapshot that the ref names; empty when it is to be new."""
+    root_digest: Digest
+    host: Text = ""
+    user: Text = ""
+    paths: list[Path] = []
+    statistics: Annotated[list[Natural], Meta(max_length=64)] = []
+    """The fields of `format.snapshot.Statistics`, in their order."""
+    message: Text = ""
+    root_is_source: bool = False
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.expected)
+        _ref(self.ref)
+
+
+class Committed(_Message, frozen=True, array_like=True):
+    """Durable, and the ref is there. From `time_ns` and its own COMMIT the client can make the snapshot's bytes."""
+
+    seq: Natural
+    time_ns: Time
+    hash: Digest
+    """Of journal entry `seq`: with it, the position."""
+    id: Digest
+    leased_segment: Segment0 = 0
+    """The lease goes on, from `leased_head`; 0: it is over."""
+    leased_head: Head = 0
+    cpu_ms: Natural = 0
+    """What the session has used at the origin so far."""
+    anonymous_kib: Natural = 0
+    """The most anonymous memory that was seen there."""
+
+
+class Want(_Message, frozen=True, array_like=True):
+    """Send me a snapshot, as far as I cannot make it from what I hold."""
+
+    ref: Name
+    when: Name = "latest"
+    path: Path = b""
+    """Only the content beneath it is wanted, as a path inside the snapshot; empty: all."""
+    base: Digest0 = b""
+    """Id of the snapshot whose tree and data the client holds; empty: none."""
+    data: bool = True
+    """False: the tree only."""
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.base)
+        _ref(self.ref)
+
+
+class Planned(_Message, frozen=True, array_like=True):
+    """This is the snapshot; TREE and LITERALS follow, then DONE."""
+
+    seq: Natural
+    id: Digest0 = b""
+    """Empty: it is the client's base, and nothing follows."""
+    snapshot: Snapshot0 = b""
+    base: Digest0 = b""
+    """The base that is used: the client's, or none because it is not known here any more."""
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.id)
+        _empty_or(32, self.base)
+
+
+class Fetch(_Message, frozen=True, array_like=True):
+    """Send me these extents: address u64, length u64, little-endian."""
+
+    extents: Annotated[bytes, Meta(max_length=FETCH_EXTENTS_MAX * EXTENT_BYTES)]
+
+    def __post_init__(self) -> None:
+        _multiple(EXTENT_BYTES, self.extents)
+
+
+class Done(_Message, frozen=True, array_like=True):
+    """Everything that was asked for has been sent."""
+
+    literal_bytes: Natural = 0
+    delta_bytes: Natural = 0
+    """Those of them that were coded against a base."""
+    coded_bytes: Natural = 0
+    pointer_count: Natural = 0
+    cpu_ms: Natural = 0
+    """What the session has used at the origin so far."""
+    anonymous_kib: Natural = 0
+    """The most anonymous memory that was seen there."""
+
+
+class Literals(NamedTuple):
+    """A body of literals (docs/formats/literals.md), as it is."""
+
+    body: "Buffer"
+
+
+class Begin(_Message, frozen=True, array_like=True):
+    """The literals have been sent; the tree that follows is made from that of the snapshot `base`, or from nothing."""
+
+    base: Digest0 = b""
+
+    def __post_init__(self) -> None:
+        _empty_or(32, self.base)
+
+
+class Tree(NamedTuple):
+    """A part of a tree script (docs/formats/tree-script.md), as it is."""
+
+    body: "Buffer"
+
+
+class Ack(_Message, frozen=True, array_like=True):
+    """That many raw bytes of the literals of this session are durable."""
+
+    durable_bytes: Natural
+
+
+class RefState(_Message, frozen=True, array_like=True):
+    """A ref and what it names."""
+
+    name: Name
+    seq: Natural
+    visited_ns: Time
+    id: Digest
+    snapshot: Snapshot0
+
+    def __post_init__(self) -> None:
+        _ref(self.name)
+
+
+class Refs(_Message, frozen=True, array_like=True):
+    """Which refs are there, by name, after `after`?"""
+
+    after: Name = ""
+
+    def __post_init__(self) -> None:
+        if self.after:
+            _ref(self.after)
+
+
+class RefList(_Message, frozen=True, array_like=True):
+    """Refs by name; with `more`, ask again after the last."""
+
+    refs: list[RefState]
+    more: bool = False
+
+
+class Log(_Message, frozen=True, array_like=True):
+    """The snapshots of `ref` before journal entry `before_seq`, newest first."""
+
+    ref: Name
+    before_seq: Natural = (1 << 63) - 1
+
+    def __post_init__(self) -> None:
+        _ref(self.ref)
+
+
+class LogPage(_Message, frozen=True, array_like=True):
+    """Some of them; with `more`, ask again before the last."""
+
+    states: list[State]
+    more: bool = False
+
+
+class Status(_Message, frozen=True, array_like=True):
+    """How large is the volume, and where does its journal stand?"""
+
+
+class StatusReply(_Message, frozen=True, array_like=True):
+    """The fields of `volume.status.Status` by name; bytes as hex, a position as a list."""
+
+    fields: Values
+
+
+class Welcome(_Message, frozen=True, array_like=True):
+    """Whom one speaks to, and what is needed to work on the volume."""
+
+    protocol: Natural
+    software: Name
+    volume_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    chunks: Annotated[list[Natural], Meta(min_length=4, max_length=4)]
+    """min, avg, max, normalisation."""
+    keys: Annotated[bytes, Meta(max_length=64)]
+    """Digest key, and for who may write the cut key: `Space.peer_keys`."""
+    seq: Natural
+    hash: Digest
+    unique_bytes: Natural = 0
+    created: bool = False
+    created_ns: Time = 0
+    state: State | None = None
+    """Of HELLO's ref; None when it named none."""
+    leased: Leased | None = None
+    """A first lease, for who wants to write."""
+    continues: bool = True
+    """Whether the journal goes on from the position that the client knew. If not, the origin went back in time."""
+
+
+class Bye(_Message, frozen=True, array_like=True):
+    """That was all."""
+
+
+class Failure(_Message, frozen=True, array_like=True):
+    """It did not work; the class says who can act on it."""
+
+    kind: Name
+    """Name of a class of `errors.py`."""
+    code: Name
+    message: Text
+    hint: Text = ""
+    values: Values = {}
+
+    @classmethod
+    def of(cls, error: PacketFSError) -> "Failure":
+        """What to say of `error`. Text is cut where it is too long; bytes become hex, what is not simple text."""
+        kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _CLASSES)
+        values = {_text(name)[:255]: _value(value) for name, value in list(error.values.items())[:_VALUES_MAX]}
+        return cls(kind, error.code[:255], _short(error.message), _short(error.hint), values)
+
+    def error(self) -> PacketFSError:
+        """The error to raise where it is heard, with a note that the peer said it.
+
+        A class, code or value that cannot be is replaced, never believed; text comes as it is, and is escaped by
+        whoever shows it.
+        """
+        kind = _CLASSES.get(self.kind, PacketFSError)
+        code = self.code if _CODE.fullmatch(self.code) else kind.default_code
+        values = {name: value for name, value in self.values.items() if name not in _TAKEN}
+        error = kind(self.message, code=code, hint=self.hint, **cast("dict[str, object]", values))
+        error.add_note(SAID_BY_PEER)
+        return error
+
+
+def said_by_peer(error: BaseException) -> bool:
+    """Whether it is the peer that failed, and told us."""
+    return SAID_BY_PEER in getattr(error, "__notes__", ())
+
+
+Request: TypeAlias = Hello | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status
+Answer: TypeAlias = Welcome | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply
+Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Bye | Failure
+
+
+class Event(NamedTuple):
+    """What was heard, and which request it is or answers (0: neither)."""
+
+    request: int
+    message: Message
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+
+_STRUCTS: Final[dict[FrameType, type[_Message]]] = {
+    FrameType.HELLO: Hello,
+    FrameType.CHECK: Check,
+    FrameType.RESOLVE: Resolve,
+    FrameType.ASK: Ask,
+    FrameType.LEASE: Lease,
+    FrameType.COMMIT: Commit,
+    FrameType.WANT: Want,
+    FrameType.FETCH: Fetch,
+    FrameType.REFS: Refs,
+    FrameType.LOG: Log,
+    FrameType.STATUS: Status,
+    FrameType.BYE: Bye,
+    FrameType.BEGIN: Begin,
+    FrameType.WELCOME: Welcome,
+    FrameType.STATE: State,
+    FrameType.KNOWN: Known,
+    FrameType.LEASED: Leased,
+    FrameType.ACK: Ack,
+    FrameType.COMMITTED: Committed,
+    FrameType.PLANNED: Planned,
+    FrameType.DONE: Done,
+    FrameType.REF_LIST: RefList,
+    FrameType.LOG_PAGE: LogPage,
+    FrameType.STATUS_REPLY: StatusReply,
+    FrameType.FAILURE: Failure,
+}
+_TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCTS.items()} | {
+    Literals: FrameType.LITERALS,
+    Tree: FrameType.TREE,
+}
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {kind: msgspec.msgpack.Decoder(struct) for kind, struct in _STRUCTS.items()}
+
+
+def decode(frame: Frame) -> Message:
+    """What the body of `frame` says; InvalidError "bad-frame" when it cannot be what the type claims."""
+    if frame.type is FrameType.LITERALS:
+        return Literals(frame.body)
+    if frame.type is FrameType.TREE:
+        return Tree(frame.body)
+    try:
+        return cast("Message", _decoders[frame.type].decode(frame.body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidError(
+            f"the body of a {frame.type.name} cannot be read: {error}", code="bad-frame", type=int(frame.type)
+        ) from None
+
+
+def _frame(message: Message, request: int) -> Buffers:
+    body = message.body if isinstance(message, Literals | Tree) else _encoder.encode(message)
+    return encode(_TYPES[type(message)], request, body)
+
+
+def _empty_or(length: int, data: bytes) -> None:
+    if len(data) not in (0, length):
+        raise ValueError(f"{len(data)} bytes where there are {length} or none")
+
+
+def _multiple(length: int, data: bytes) -> None:
+    if len(data) % length:
+        raise ValueError(f"{len(data)} bytes are no multiple of {length}")
+
+
+def _ref(name: str) -> None:
+    try:
+        check_ref(name)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
+def _text(text: str) -> str:
+    """Text that is valid UTF-8, as snapshots have it: what came as surrogates becomes U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _short(text: str) -> str:
+    """The same for what people read, cut; names in it stay recognisable."""
+    return text[:_TEXT_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode("utf-8")[: _TEXT_CHARACTERS_MAX // 8]
+
+
+def _value(value: object) -> Value:
+    if isinstance(value, list | tuple):
+        return [_scalar(item) for item in value[:_VALUES_MAX]]
+    return _scalar(value)
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, bytes):
+        return value[:2048].hex()
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return int(value)
+    return _short(str(value))[:4096]
+
+
+_CLASSES: Final[Mapping[str, type[PacketFSError]]] = {
+    name: kind
+    for name in errors.__all__
+    if isinstance(kind := getattr(errors, name), type) and issubclass(kind, PacketFSError)
+}
+_CODE: Final = re.compile(r"[a-z0-9-]{1,64}")
+_TAKEN: Final = frozenset({"self", "message", "code", "hint"})  # what the constructor calls its own arguments
+
+
+# -- when it may be said -----------------------------------------------------------------------------------------------
+
+
+class Phase(Enum):
+    """Where a session is. Both sides have the same; the client's is ahead by what is on its way."""
+
+    NEW = "nothing has been said"
+    GREETING = "HELLO has been said and not answered"
+    READY = "anything may be asked"
+    SENDING = "literals or a tree have been sent that no commit has claimed"
+    WAITING = "a commit has been asked for"
+    CLOSED = "it is over"
+
+
+_READING: Final = frozenset(
+    {FrameType.CHECK, FrameType.RESOLVE, FrameType.ASK, FrameType.WANT, FrameType.FETCH, FrameType.REFS, FrameType.LOG,
+     FrameType.STATUS}
+)  # fmt: skip
+_WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
+
+SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
+    Phase.NEW: frozenset({FrameType.HELLO}),
+    # A question may follow HELLO at once, so that it costs no round trip of its own. What needs a lease may not.
+    Phase.GREETING: _READING | {FrameType.BYE},
+    Phase.READY: _READING | _WRITING | {FrameType.BYE},
+    # No WANT or FETCH, which stream: literals are on their way already.
+    Phase.SENDING: _WRITING | {FrameType.ASK, FrameType.CHECK, FrameType.BYE},
+    Phase.WAITING: frozenset({FrameType.BYE}),
+    Phase.CLOSED: frozenset(),
+}
+"""What the client may say in each phase; of it, only a session of intent "write" the frames that write."""
+
+_CLAIMED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
+_UNANSWERED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.BYE})
+_ANSWERS: Final[Mapping[FrameType, FrameType]] = {
+    FrameType.HELLO: FrameType.WELCOME,
+    FrameType.CHECK: FrameType.STATE,
+    FrameType.RESOLVE: FrameType.STATE,
+    FrameType.ASK: FrameType.KNOWN,
+    FrameType.LEASE: FrameType.LEASED,
+    FrameType.COMMIT: FrameType.COMMITTED,
+    FrameType.WANT: FrameType.DONE,
+    FrameType.FETCH: FrameType.DONE,
+    FrameType.REFS: FrameType.REF_LIST,
+    FrameType.LOG: FrameType.LOG_PAGE,
+    FrameType.STATUS: FrameType.STATUS_REPLY,
+}
+_STREAMED: Final[Mapping[FrameType, frozenset[FrameType]]] = {
+    FrameType.WANT: frozenset({FrameType.LITERALS, FrameType.TREE}),
+    FrameType.FETCH: frozenset({FrameType.LITERALS}),
+}
+_FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {FrameType.PLANNED, FrameType.ACK, FrameType.FAILURE}
+
+
+class _Pending:
+    """A request that has not been answered in full."""
+
+    __slots__ = ("message", "number", "planned", "type")
+
+    def __init__(self, number: int, message: Message) -> None:
+        self.number = number
+        self.message = message
+        self.type = _TYPES[type(message)]
+        self.planned = self.type is not FrameType.WANT  # whether what streams may begin
+
+    def expects(self, kind: FrameType) -> bool:
+        """Whether an answer of that type may come next."""
+        if not self.planned:
+            return kind is FrameType.PLANNED
+        return kind is _ANSWERS[self.type] or kind in _STREAMED.get(self.type, ())
+
+
+class _Side:
+    """The rules, which are the same on both sides: in what order requests and answers go, and what they change."""
+
+    def __init__(self, software: str) -> None:
+        """`software` is the version of PacketFS here, to be named when the two do not fit."""
+        self.software = software
+        self.phase = Phase.NEW
+        self.intent: Literal["read", "write"] = "read"
+        self._pending: deque[_Pending] = deque()
+        self._last = 0
+
+    @property
+    def request(self) -> int:
+        """The number of the last request: which answer to wait for, after having said one."""
+        return self._last
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests have not been answered in full."""
+        return len(self._pending)
+
+    def _may_ask(self, kind: FrameType) -> bool:
+        if kind in _WRITING and self.intent != "write":
+            return False
+        # Two streams at once, neither of them read, would stand still for ever.
+        if kind in _CLAIMED and any(pending.type in _STREAMED for pending in self._pending):
+            return False
+        return kind in SPOKEN[self.phase] and (kind in _UNANSWERED or len(self._pending) < _OUTSTANDING_MAX)
+
+    def _asked(self, message: Message) -> int:
+        """The client said `message`; its number."""
+        match message:
+            case Hello():
+                self.phase = Phase.GREETING
+                self.intent = message.intent
+            case Literals() | Begin() | Tree():
+                self.phase = Phase.SENDING
+                return 0
+            case Commit():
+                self.phase = Phase.WAITING
+            case Bye():
+                self.phase = Phase.CLOSED
+                return 0
+        self._last += 1
+        self._pending.append(_Pending(self._last, message))
+        return self._last
+
+    def _may_answer(self, kind: FrameType) -> bool:
+        if self.phase in (Phase.NEW, Phase.CLOSED):
+            return False
+        if kind is FrameType.ACK:
+            return self.phase is not Phase.GREETING and self.intent == "write"
+        return bool(self._pending) and self._pending[0].expects(kind)
+
+    def _answered(self, message: Message) -> int:
+        """The origin said `message`; the number of the request that it answers."""
+        if isinstance(message, Ack):
+            return 0
+        pending = self._pending[0]
+        if isinstance(message, Planned):
+            pending.planned = True
+        elif not isinstance(message, Literals | Tree):
+            self._pending.popleft()
+            if isinstance(message, Welcome | Committed):
+                self.phase = Phase.READY
+        return pending.number
+
+    def _failed(self, request: int) -> None:
+        """The origin said FAILURE, of the oldest request or of none."""
+        pending = self._pending.popleft() if request else None
+        if pending is None or pending.type is FrameType.HELLO:
+            self.phase = Phase.CLOSED
+            self._pending.clear()
+        elif pending.type is FrameType.COMMIT:
+            self.phase = Phase.READY
+
+    def _violation(self, frame: Frame, why: str = "") -> NoReturn:
+        waiting = self._pending[0].type.name if self._pending else "no request"
+        phase = self.phase
+        self.phase = Phase.CLOSED
+        self._pending.clear()
+        why = why or f"{waiting} is the oldest without an answer"
+        raise InvalidError(
+            f"the peer said {frame.type.name} when {phase.value}; {why}",
+            code="protocol-violation",
+            hint="the versions of PacketFS on the two machines do not fit, or the peer is none",
+            phase=phase.name,
+            type=frame.type.name,
+            request=frame.request,
+        )
+
+
+class Client(_Side):
+    """The side that asks. Each method gives the frame to write; `receive` tells what an incoming frame says."""
+
+    def hello(self, message: Hello) -> Buffers:
+        """Say who one is. Questions may follow without waiting."""
+        return self.say(message)
+
+    def check(self, ref: str, id: bytes = b"") -> Buffers:  # noqa: A002 - it is what a snapshot's id is called
+        """Is `ref` still where it was? The id may be given whole."""
+        return self.say(Check(ref, id[:16]))
+
+    def resolve(self, ref: str, when: str = "latest") -> Buffers:
+        """Which snapshot is meant?"""
+        return self.say(Resolve(ref, when))
+
+    def ask(self, tags: bytes) -> Buffers:
+        """Which chunks does the origin hold? At most ASK_TAGS_MAX of them; `request` is then the ticket."""
+        return self.say(Ask(tags))
+
+    def lease(self) -> Buffers:
+        """Ask for a segment to fill."""
+        return self.say(Lease())
+
+    def literals(self, body: "Buffer") -> Buffers:
+        """Send bytes that belong to the lease."""
+        return self.say(Literals(body))
+
+    def begin(self, base: bytes) -> Buffers:
+        """Say what the tree that follows is made from."""
+        return self.say(Begin(base))
+
+    def tree(self, body: "Buffer") -> Buffers:
+        """Send a part of the tree script."""
+        return self.say(Tree(body))
+
+    def commit(self, message: Commit) -> Buffers:
+        """Ask for the commit of what was sent. Text is made valid, paths are cut to what a snapshot keeps of them."""
+        fitting = msgspec.structs.replace(
+            message,
+            host=_text(message.host),
+            user=_text(message.user),
+            message=_text(message.message),
+            paths=_fitting(message.paths),
+        )
+        return self.say(fitting)
+
+    def want(self, message: Want) -> Buffers:
+        """Ask for a snapshot."""
+        return self.say(message)
+
+    def fetch(self, extents: bytes) -> Buffers:
+        """Ask for ranges. At most FETCH_EXTENTS_MAX of them."""
+        return self.say(Fetch(extents))
+
+    def refs(self, after: str = "") -> Buffers:
+        """Ask for the refs."""
+        return self.say(Refs(after))
+
+    def log(self, ref: str, before_seq: int = (1 << 63) - 1) -> Buffers:
+        """Ask for the history of a ref."""
+        return self.say(Log(ref, before_seq))
+
+    def status(self) -> Buffers:
+        """Ask how the volume is."""
+        return self.say(Status())
+
+    def bye(self) -> Buffers:
+        """End the session; what was sent and not committed stays provisional."""
+        return self.say(Bye())
+
+    def receive(self, frame: Frame) -> Event:
+        """What the origin said. A FAILURE is raised as the error that it names; `said_by_peer` tells it from ours.
+
+        InvalidError "bad-frame" or "protocol-violation" ends the session, and so does RefusedError "version-skew".
+        After any other error of the peer the session goes on, unless `phase` is CLOSED.
+        """
+        if frame.type is FrameType.FAILURE:
+            self._fail(frame)
+        if frame.type not in _FROM_ORIGIN and frame.type not in (FrameType.LITERALS, FrameType.TREE):
+            self._violation(frame, "only a client says that")
+        if not self._may_answer(frame.type):
+            self._violation(frame)
+        if frame.request != (0 if frame.type is FrameType.ACK else self._pending[0].number):
+            self._violation(frame, f"it answers request {frame.request} out of turn")
+        message = self._decoded(frame)
+        asked = self._pending[0].message if self._pending else None
+        match message, asked:
+            case Known(records), Ask(tags) if len(records) // RECORD_BYTES != len(tags) // TAG_BYTES:
+                self._violation(frame, "it has more or fewer records than there were tags")
+            case Planned(), Want(base=base) if message.base not in (b"", base):
+                self._violation(frame, "it names a base that was not offered")
+            case Welcome(protocol=protocol, software=software), _ if protocol != PROTOCOL:
+                self.phase = Phase.CLOSED
+                raise _skew(self.software, software, protocol)
+        return Event(self._answered(message), message)
+
+    def say(self, message: Message) -> Buffers:
+        """What any of the methods above does for its own message."""
+        kind = _TYPES[type(message)]
+        assert self._may_ask(kind), f"{kind.name} is said when {self.phase.value}"
+        # Encoded first: a body that is too long is refused before anything has changed.
+        numbered = self._last + 1 if kind not in _UNANSWERED else 0
+        buffers = _frame(message, numbered)
+        self._asked(message)
+        return buffers
+
+    def _fail(self, frame: Frame) -> NoReturn:
+        known = frame.request == 0 or (bool(self._pending) and frame.request == self._pending[0].number)
+        if self.phase in (Phase.NEW, Phase.CLOSED) or not known:
+            self._violation(frame)
+        failure = self._decoded(frame)
+        assert isinstance(failure, Failure)
+        self._failed(frame.request)
+        raise failure.error()
+
+    def _decoded(self, frame: Frame) -> Message:
+        try:
+            return decode(frame)
+        except InvalidError:
+            self.phase = Phase.CLOSED
+            raise
+
+
+class Origin(_Side):
+    """The side that answers. `receive` tells what was asked, in order; each method gives the frame that answers."""
+
+    def receive(self, frame: Frame) -> Event:
+        """What the client said.
+
+        InvalidError "bad-frame" or "protocol-violation", and RefusedError "version-skew", end the session: say
+        `fail(error)` so that the client knows, and close.
+        """
+        if frame.type in _FROM_ORIGIN:
+            self._violation(frame, "only an origin says that")
+        if not self._may_ask(frame.type):
+            self._violation(frame)
+        if frame.request != (0 if frame.type in _UNANSWERED else self._last + 1):
+            self._violation(frame, f"it is numbered {frame.request} after request {self._last}")
+        message = decode(frame)
+        number = self._asked(message)
+        if isinstance(message, Hello) and message.protocol != PROTOCOL:
+            raise _skew(self.software, message.software, message.protocol)
+        return Event(number, message)
+
+    @property
+    def asked(self) -> int:
+        """The number of the request that the next answer is for; 0 when there is none."""
+        return self._pending[0].number if self._pending else 0
+
+    def welcome(self, message: Welcome) -> Buffers:
+        """Answer HELLO."""
+        return self.say(message)
+
+    def state(self, message: State) -> Buffers:
+        """Answer CHECK or RESOLVE."""
+        return self.say(message)
+
+    def known(self, records: bytes) -> Buffers:
+        """Answer ASK: one record of RECORD_BYTES for each tag."""
+        return self.say(Known(records))
+
+    def leased(self, segment: int, head: int) -> Buffers:
+        """Answer LEASE."""
+        return self.say(Leased(segment, head))
+
+    def ack(self, durable_bytes: int) -> Buffers:
+        """Tell how much is durable."""
+        return self.say(Ack(durable_bytes))
+
+    def committed(self, message: Committed) -> Buffers:
+        """Answer COMMIT."""
+        return self.say(message)
+
+    def planned(self, message: Planned) -> Buffers:
+        """Begin to answer WANT."""
+        return self.say(message)
+
+    def literals(self, body: "Buffer") -> Buffers:
+        """Go on answering WANT or FETCH."""
+        return self.say(Literals(body))
+
+    def tree(self, body: "Buffer") -> Buffers:
+        """Go on answering WANT."""
+        return self.say(Tree(body))
+
+    def done(self, message: Done) -> Buffers:
+        """Finish the answer to WANT or FETCH."""
+        return self.say(message)
+
+    def ref_list(self, message: RefList) -> Buffers:
+        """Answer REFS."""
+        return self.say(message)
+
+    def log_page(self, message: LogPage) -> Buffers:
+        """Answer LOG."""
+        return self.say(message)
+
+    def status_reply(self, fields: Mapping[str, object]) -> Buffers:
+        """Answer STATUS."""
+        return self.say(StatusReply({name: _value(value) for name, value in fields.items()}))
+
+    def failure(self, error: PacketFSError) -> Buffers:
+        """Answer the oldest request with an error; without one (literals, a tree) this is `fail`."""
+        number = self.asked
+        self._failed(number)
+        return _frame(Failure.of(error), number)
+
+    def fail(self, error: PacketFSError) -> Buffers:
+        """Tell why the session ends, whatever is outstanding."""
+        self._failed(0)
+        return _frame(Failure.of(error), 0)
+
+    def say(self, message: Message) -> Buffers:
+        """What any of the methods above does for its own message."""
+        kind = _TYPES[type(message)]
+        assert self._may_answer(kind), f"{kind.name} is said when {self.phase.value}"
+        buffers = _frame(message, 0 if kind is FrameType.ACK else self.asked)
+        self._answered(message)
+        return buffers
+
+
+def _fitting(paths: list[bytes]) -> list[bytes]:
+    room = _PATHS_BYTES_MAX
+    kept = []
+    for path in paths:
+        room -= len(path) + 5
+        if room < 0:
+            break
+        kept.append(path)
+    return kept
+
+
+def _skew(software: str, peer_software: str, peer_protocol: int) -> RefusedError:
+    """The error, as it is true on both machines."""
+    older = software if peer_protocol > PROTOCOL else peer_software
+    return RefusedError(
+        f"packetfs {software} speaks protocol {PROTOCOL}, packetfs {peer_software} of the peer {peer_protocol}",
+        code="version-skew",
+        hint=f"upgrade packetfs {older}",
+        software=software,
+        protocol=PROTOCOL,
+        peer_software=peer_software,
+        peer_protocol=peer_protocol,
+    )

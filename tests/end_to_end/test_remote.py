@@ -1,0 +1,269 @@
+"""The real command against the real command at the other end of a pipe that stands in for ssh."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import COMMAND, Result, Run, environment
+from tests.end_to_end.trees import change, difference, facts, grow
+
+pytestmark = pytest.mark.slow
+
+Many = Callable[[int, int], int]
+Remote = Callable[..., Result]
+
+# What sshd does with a command line, and a place to leave the number of the process, so that a test can kill it.
+_SSH = """#!/bin/sh
+while [ "$1" != "--" ]; do shift; done
+shift 2
+cd "$PACKETFS_TEST_HOME" || exit 255
+echo $$ > "$PACKETFS_TEST_HOME/origin.pid"
+eval "exec $*"
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Path:
+    """A command that takes what ssh takes and runs the far side here, in a home of its own."""
+    script = tmp_path / "ssh"
+    script.write_text(_SSH)
+    script.chmod(0o755)
+    (tmp_path / "far").mkdir()
+    return script
+
+
+def remote_environment(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path) | {"PACKETFS_TEST_HOME": str(tmp_path / "far")}
+
+
+@pytest.fixture
+def start_remote(tmp_path: Path, ssh: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a command that reaches the far side through `ssh`."""
+
+    def begin(command: str, *arguments: str | bytes | Path, home: str = "near") -> subprocess.Popen[bytes]:
+        where = remote_environment(tmp_path) | {"XDG_DATA_HOME": str(tmp_path / home)}
+        options = ["-e", str(ssh), "--remote-packetfs", str(COMMAND)]
+        return subprocess.Popen(
+            [COMMAND, command, *options, *arguments],
+            env=where,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def remote(start_remote: Callable[..., subprocess.Popen[bytes]]) -> Remote:
+    """Run such a command to its end."""
+
+    def finish(*arguments: str | bytes | Path, code: int | None = 0, home: str = "near", stdin: bytes = b"") -> Result:
+        process = start_remote(*arguments, home=home)
+        out, err = process.communicate(stdin)
+        result = Result(subprocess.CompletedProcess(arguments, process.returncode, out, err))
+        assert "Traceback" not in result.err, result.err
+        if code is not None:
+            assert result.code == code, f"exit {result.code}: {result.err}"
+        return result
+
+    return finish
+
+
+def test_everyday_work_on_a_volume_that_is_on_another_machine(tmp_path: Path, remote: Remote, run: Run) -> None:
+    source = tmp_path / "source"
+    grow(source, 1)
+
+    first = remote("push", source, "far:volumes/main volume::main", "--json", home="none", code=None)
+    assert first.code == 1  # there is no directory `volumes` there
+    (tmp_path / "far" / "volumes").mkdir()
+    remote("push", source, "far:volumes/main volume::main")
+    again = remote("push", source, "far:volumes/main volume::main", "--json")
+    change(source, 1)
+    changed = remote("push", source, "far:volumes/main volume::main", "--json")
+    remote("pull", "far:volumes/main volume::main", tmp_path / "target", home="other")
+    listed = remote("ls", "-R", "far:volumes/main volume::main@~1")
+    log = remote("log", "far:volumes/main volume::main", "--json")
+    diff = remote("diff", "far:volumes/main volume::main@~1", "far:volumes/main volume::main", "--json")
+    cat = remote("cat", "far:volumes/main volume::main:/large", home="third")
+    status = remote("status", "far:volumes/main volume", "--json")
+    refs = remote("refs", "far:volumes/main volume", "--json")
+    streamed = remote("push", "-", "--name", "x", "far:volumes/main volume::stream", "--json", stdin=b"x" * 100_000)
+
+    assert again.event("push")["created"] is False
+    assert again.event("transfer")["sent_bytes"] + again.event("transfer")["received_bytes"] < 1000
+    assert changed.event("transfer")["literal_bytes"] > 0
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+    assert b"large\n" in listed.out
+    assert len(log.events) == 2
+    assert {event["change"] for event in diff.events if event["event"] == "difference"} >= {"added", "changed"}
+    assert cat.out == (source / "large").read_bytes()
+    assert status.event("status")["snapshots"] == 2
+    assert refs.event("ref")["ref"] == "main"
+    assert streamed.event("push")["created"] is True
+    run("verify", tmp_path / "far" / "volumes" / "main volume")
+
+
+def test_a_whole_clone_is_read_without_its_origin(tmp_path: Path, remote: Remote, run: Run) -> None:
+    source = tmp_path / "source"
+    grow(source, 2)
+    remote("push", source, "far:volume::main")
+    before = facts(source)
+    change(source, 2)
+    remote("push", source, "far:volume::main")
+
+    remote("clone", "--full", "far:volume", tmp_path / "clone")
+    shutil.rmtree(tmp_path / "far" / "volume")
+    run("pull", f"{tmp_path}/clone::main", tmp_path / "new")
+    run("pull", f"{tmp_path}/clone::main@~1", tmp_path / "old")
+
+    assert difference(facts(source), facts(tmp_path / "new")) == []
+    assert difference(before, facts(tmp_path / "old")) == []
+    assert len(run("log", f"{tmp_path}/clone::main", "--json").events) == 2
+
+
+def test_a_clone_that_is_not_whole_asks_its_origin(tmp_path: Path, remote: Remote) -> None:
+    source = tmp_path / "source"
+    grow(source, 3)
+    remote("push", source, "far:volume::main")
+
+    cloned = remote("clone", "far:volume", tmp_path / "clone", "--json")
+    remote("pull", f"{tmp_path}/clone::main", tmp_path / "target")
+    change(source, 3)
+    remote("push", source, f"{tmp_path}/clone::main")
+    remote("pull", "far:volume::main", tmp_path / "again", home="other")
+
+    assert cloned.event("clone")["received_bytes"] < 50_000  # the trees, and no content
+    assert difference(facts(source), facts(tmp_path / "again")) == []
+
+
+def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path, remote: Remote, ssh: Path, run: Run) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(b"x")
+
+    missing = run("push", source, "far:v::main", "-e", str(ssh), "--remote-packetfs", "/no/packetfs", code=7)
+    unreachable = run("pull", "far:v::main", tmp_path / "t", "-e", "/bin/false", code=7)
+    nothing = remote("pull", "far:v::main", tmp_path / "t", code=1)
+    later = run("push", source, "pfs://far/v:main", code=2)
+
+    assert "--remote-packetfs" in missing.err or "packetfs" in missing.err
+    assert unreachable.err
+    assert "no volume" in nothing.err
+    assert "ssh" in later.err
+
+
+def kill_origin(tmp_path: Path) -> None:
+    """SIGKILL the far side, if it has begun and not ended."""
+    try:
+        os.kill(int((tmp_path / "far" / "origin.pid").read_text()), signal.SIGKILL)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        pass
+
+
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("victim", ["client", "origin"])
+def test_a_push_killed_on_either_side_leaves_the_origin_old_or_new_and_is_finished_by_running_it_again(
+    victim: str,
+    tmp_path: Path,
+    remote: Remote,
+    start_remote: Callable[..., subprocess.Popen[bytes]],
+    run: Run,
+    many: Many,
+) -> None:
+    choice = random.Random(victim)
+    source, volume, target = tmp_path / "source", tmp_path / "far" / "volume", tmp_path / "target"
+    grow(source, 4)
+    began = time.monotonic()
+    remote("push", source, "far:volume::main")
+    full_s = time.monotonic() - began
+    committed = facts(source)
+    kills, tries = 0, many(10, 250)
+    for seed in range(tries):
+        change(source, seed)
+        pushed = facts(source)
+
+        process = start_remote("push", source, "far:volume::main")
+        try:
+            process.communicate(timeout=choice.uniform(0.05, full_s))
+        except subprocess.TimeoutExpired:
+            kills += 1
+            process.kill() if victim == "client" else kill_origin(tmp_path)
+            _, err = process.communicate()
+            assert b"Traceback" not in err, err
+
+        run("verify", volume)
+        run("pull", "--delete", f"{volume}::main", target)
+        assert facts(target) in (committed, pushed), difference(pushed, facts(target))
+        remote("push", source, "far:volume::main")
+        run("pull", "--delete", f"{volume}::main", target)
+        assert difference(pushed, facts(target)) == []
+        committed = pushed
+    assert kills > tries // 4, "the kills came too late to test anything"
+
+
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("victim", ["client", "origin"])
+def test_a_pull_killed_on_either_side_is_finished_by_running_it_again(
+    victim: str,
+    tmp_path: Path,
+    remote: Remote,
+    start_remote: Callable[..., subprocess.Popen[bytes]],
+    run: Run,
+    many: Many,
+) -> None:
+    choice = random.Random(victim)
+    source, target = tmp_path / "source", tmp_path / "target"
+    grow(source, 5)
+    remote("push", source, "far:volume::main", home="pusher")
+    began = time.monotonic()
+    remote("pull", "far:volume::main", target)
+    full_s = time.monotonic() - began
+    kills, tries = 0, many(10, 250)
+    for seed in range(tries):
+        old = {path: fact.content for path, fact in facts(target).items()}
+        change(source, seed)
+        remote("push", source, "far:volume::main", home="pusher")
+        new = facts(source)
+
+        process = start_remote("pull", "--delete", "far:volume::main", target)
+        try:
+            process.communicate(timeout=choice.uniform(0.05, full_s))
+        except subprocess.TimeoutExpired:
+            kills += 1
+            process.kill() if victim == "client" else kill_origin(tmp_path)
+            process.communicate()
+
+        for path, fact in facts(target).items():
+            if not path.startswith(b".packetfs-"):
+                assert fact.content in {old.get(path), new[path].content if path in new else None}
+        remote("pull", "--delete", "far:volume::main", target)
+        assert difference(new, facts(target)) == []
+    run("verify", tmp_path / "far" / "volume")
+    assert kills > tries // 4, "the kills came too late to test anything"
+
+
+def test_a_push_that_was_killed_sends_only_the_rest_when_it_is_run_again(
+    tmp_path: Path, remote: Remote, start_remote: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """Two segments arrive, the third does not; the origin keeps what it has."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "noise").write_bytes(random.Random(9).randbytes(200 << 20))
+    process = start_remote("push", source, "far:volume::main")
+    segments = tmp_path / "far" / "volume" / "segments"
+    while sum(path.stat().st_blocks * 512 for path in segments.glob("*.data")) < 130 << 20:
+        assert process.poll() is None, process.communicate()
+    process.kill()
+    process.communicate()
+
+    again = remote("push", source, "far:volume::main", "--json")
+
+    assert again.event("transfer")["sent_bytes"] < 110 << 20

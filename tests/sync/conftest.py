@@ -1,0 +1,103 @@
+"""An origin and a client in one process: the real server and the real client, over memory instead of ssh."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from packetfs.format.location import Endpoint, Location
+from packetfs.sync.remote import over
+from packetfs.sync.serve import serve
+from packetfs.sync.session import Session
+from packetfs.wire.connection import Connection
+from packetfs.wire.transports import memory_pair
+from tests.volume.conftest import grown
+
+Connect = Callable[..., Session]
+
+
+class Origin:
+    """A volume that answers sessions; each in a thread, as a process would for ssh."""
+
+    def __init__(self, path: Path, replicas: Path) -> None:
+        self.path = path
+        self.replicas = replicas
+        self.failures: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+        self._sessions: list[Session] = []
+
+    def connect(
+        self,
+        client: str = "client",
+        *,
+        ref: str = "main",
+        writes: bool = True,
+        create: bool = True,
+        cache_bytes: int | None = None,
+        whole: bool = False,
+    ) -> Session:
+        """A session of the machine `client`, which has a replica of its own."""
+        near, far = memory_pair()
+
+        def answer() -> None:
+            connection = Connection(far)
+            try:
+                serve(connection, lock_wait_s=5)
+            except BaseException as error:  # noqa: BLE001 - the test fails by it, in `close`
+                self.failures.append(error)
+            finally:
+                connection.close()
+
+        thread = threading.Thread(target=answer, name="origin", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+        place = Location(str(self.path), endpoint=Endpoint("ssh", "origin"))
+        session = over(
+            near,
+            place,
+            ref=ref,
+            writes=writes,
+            create=create and writes,
+            cache_bytes=cache_bytes,
+            whole=whole,
+            replica=str(self.replicas / client),
+            lock_wait_s=1,
+        )
+        self._sessions.append(session)
+        return session
+
+    def settle(self) -> None:
+        """Wait until every session whose client has left has ended here, too."""
+        for thread in self._threads:
+            thread.join(timeout=20)
+            assert not thread.is_alive(), "the origin does not end when its peer has left"
+
+    def close(self) -> None:
+        """End what is still open; the server must have raised nothing."""
+        for session in self._sessions:
+            session.close()
+        self.settle()
+        assert self.failures == []
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[Origin]:
+    """An origin whose volume is made by the first writer."""
+    made = Origin(tmp_path / "volume", tmp_path / "replicas")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Some hundred small files in directories, and a large one."""
+    import random
+
+    dice = random.Random(7)
+    tree: dict[str, bytes | None] = {
+        f"d{number % 17}/f{number}": dice.randbytes(dice.choice([0, 5, 300, 3000, 20_000])) for number in range(300)
+    }
+    tree["large"] = dice.randbytes(3_000_000)
+    tree["empty"] = None
+    return grown(tmp_path / "source", tree)

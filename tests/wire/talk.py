@@ -1,0 +1,206 @@
+"""One message of every type, and two small sessions as bytes; `python -m tests.wire.talk` explains the first."""
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from packetfs.format.snapshot import Statistics
+from packetfs.wire.frames import HEADER_BYTES, Buffers, Decoder, Frame, FrameType
+from packetfs.wire.protocol import (
+    PROTOCOL,
+    Ack,
+    Ask,
+    Begin,
+    Bye,
+    Check,
+    Client,
+    Commit,
+    Committed,
+    Done,
+    Failure,
+    Fetch,
+    Hello,
+    Known,
+    Lease,
+    Leased,
+    Literals,
+    Log,
+    LogPage,
+    Message,
+    Origin,
+    Planned,
+    RefList,
+    Refs,
+    RefState,
+    Resolve,
+    State,
+    Status,
+    StatusReply,
+    Tree,
+    Want,
+    Welcome,
+)
+
+VERSION = "0.1.0"
+ID = bytes(range(32))
+NEW_ID = bytes(range(32, 64))
+HASH = bytes(range(64, 96))
+TIME_NS = 1_795_349_107_123_456_789
+
+HELLO = Hello(
+    PROTOCOL, VERSION, b"/srv/volumes/home", "read", ref="main", known=ID[:16], known_seq=7, known_hash=HASH[:8]
+)
+WELCOME = Welcome(
+    PROTOCOL,
+    VERSION,
+    volume_id=bytes(range(16)),
+    chunks=[8192, 32768, 131072, 2],
+    keys=bytes(range(128, 192)),
+    seq=7,
+    hash=HASH,
+    unique_bytes=1_000_000,
+    created_ns=TIME_NS,
+    state=State(7, ID),
+)
+COMMIT = Commit(
+    "main",
+    expected=ID,
+    root_digest=NEW_ID,
+    host="host.example",
+    user="ann",
+    paths=[b"/home/ann"],
+    statistics=list(msgspec.structs.astuple(Statistics(files=3, logical_bytes=4096))),
+)
+COMMITTED = Committed(8, TIME_NS, HASH, NEW_ID, leased_segment=5, leased_head=8192)
+
+SAMPLES: dict[FrameType, Message] = {
+    FrameType.HELLO: HELLO,
+    FrameType.CHECK: Check("main", ID[:16]),
+    FrameType.RESOLVE: Resolve("main", "~1"),
+    FrameType.ASK: Ask(bytes(16)),
+    FrameType.LEASE: Lease(),
+    FrameType.COMMIT: COMMIT,
+    FrameType.WANT: Want("main", base=ID),
+    FrameType.FETCH: Fetch(bytes(32)),
+    FrameType.REFS: Refs(),
+    FrameType.LOG: Log("main"),
+    FrameType.STATUS: Status(),
+    FrameType.BYE: Bye(),
+    FrameType.LITERALS: Literals(b"literals"),
+    FrameType.TREE: Tree(b"tree"),
+    FrameType.BEGIN: Begin(ID),
+    FrameType.WELCOME: WELCOME,
+    FrameType.STATE: State(7, ID, b"snapshot"),
+    FrameType.KNOWN: Known(bytes(88)),
+    FrameType.LEASED: Leased(5, 4096),
+    FrameType.ACK: Ack(8 << 20),
+    FrameType.COMMITTED: COMMITTED,
+    FrameType.PLANNED: Planned(8, NEW_ID, b"snapshot", ID),
+    FrameType.DONE: Done(100, 50, 20, 7, cpu_ms=30, anonymous_kib=9000),
+    FrameType.REF_LIST: RefList([RefState("main", 7, TIME_NS, ID, b"snapshot")], more=True),
+    FrameType.LOG_PAGE: LogPage([State(7, ID, b"snapshot")]),
+    FrameType.STATUS_REPLY: StatusReply({"segments": 3, "position": [7, "ab"]}),
+    FrameType.FAILURE: Failure("ConflictError", "ref-moved", "it moved", "push again", {"ref": "main", "found": None}),
+}
+
+
+def frames_of(data: bytes) -> Iterator[Frame]:
+    """The frames of a whole stream."""
+    decoder = Decoder()
+    decoder.feed(data)
+    while (frame := decoder.next()) is not None:
+        yield frame
+    assert not decoder.pending
+
+
+def joined(*frames: Buffers) -> bytes:
+    return b"".join(bytes(buffer) for frame in frames for buffer in frame)
+
+
+def frame_of(buffers: Buffers) -> Frame:
+    (frame,) = frames_of(joined(buffers))
+    return frame
+
+
+class Talk:
+    """A client and an origin that hear each other at once; keeps the bytes."""
+
+    def __init__(self) -> None:
+        self.client = Client(VERSION)
+        self.origin = Origin(VERSION)
+        self.said: list[bytes] = []
+
+    def ask(self, buffers: Buffers) -> Message:
+        self.said.append(joined(buffers))
+        return self.origin.receive(frame_of(buffers)).message
+
+    def answer(self, buffers: Buffers) -> Message:
+        self.said.append(joined(buffers))
+        return self.client.receive(frame_of(buffers)).message
+
+
+def session_noop() -> list[bytes]:
+    """Is there anything new? No."""
+    talk = Talk()
+    talk.ask(talk.client.hello(HELLO))
+    talk.answer(talk.origin.welcome(WELCOME))
+    talk.ask(talk.client.check("main", ID))
+    talk.answer(talk.origin.state(State(7, ID)))
+    talk.ask(talk.client.bye())
+    return talk.said
+
+
+def session_push_small() -> list[bytes]:
+    """A little is new, and is committed."""
+    talk = Talk()
+    talk.ask(talk.client.hello(msgspec.structs.replace(HELLO, intent="write")))
+    talk.answer(talk.origin.welcome(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
+    talk.ask(talk.client.literals(b"literals"))
+    talk.ask(talk.client.begin(ID))
+    talk.ask(talk.client.tree(b"tree"))
+    talk.ask(talk.client.commit(COMMIT))
+    talk.answer(talk.origin.committed(COMMITTED))
+    talk.ask(talk.client.bye())
+    return talk.said
+
+
+def explained(said: list[bytes]) -> str:
+    """Every byte of a session and what it is."""
+    return "\n".join(line for data in said for line in _frame_lines(data))
+
+
+def _frame_lines(data: bytes) -> Iterator[str]:
+    (frame,) = frames_of(data)
+    length, request = struct.unpack_from("<II", data, 4)
+    message = SAMPLES[frame.type]
+    who = "client" if frame.type < FrameType.WELCOME else "origin"
+    yield f"{frame.type.name}, said by the {who}: {len(data)} bytes"
+    yield _line(data[0:2], "magic")
+    yield _line(data[2:3], "version")
+    yield _line(data[3:4], f"type {int(frame.type)}")
+    yield _line(data[4:8], f"length of the body: {length}")
+    yield _line(data[8:12], f"request {request}")
+    yield _line(data[12:16], "CRC-32C")
+    body = data[HEADER_BYTES:]
+    if isinstance(message, msgspec.Struct):
+        values = msgspec.msgpack.decode(body)
+        names = type(message).__struct_fields__
+        fields = [msgspec.msgpack.encode(value) for value in values]
+        head = body[: len(body) - sum(map(len, fields))]
+        assert head + b"".join(fields) == body
+        yield _line(head, f"array of {len(values)}")
+        for name, field in zip(names, fields, strict=True):
+            for index in range(0, len(field), 16):
+                yield _line(field[index : index + 16], "" if index else name)
+    else:
+        yield _line(body, "body")
+    yield ""
+
+
+def _line(data: bytes, what: str) -> str:
+    return f"    {data.hex(' '):<48}{what}".rstrip()
+
+
+if __name__ == "__main__":
+    print(explained(session_noop()))
