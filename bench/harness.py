@@ -38,6 +38,9 @@ HANDSHAKE_BYTES = 8  # the options of a SYN are longer by this
 TOKEN_BUCKET_BYTES = 256 << 10  # four segments of the longest kind: a smaller bucket would tear them up
 QUIET_WITHIN_S = 30.0  # a peer's server that is still there so long after its client is a finding, not a delay
 
+OLD_DAY_NS = 1_700_000_000_123_456_789  # any two fixed days
+NEW_DAY_NS = OLD_DAY_NS + 86_400 * 10**9
+
 
 class HarnessError(Exception):
     """The machines could not be made or asked."""
@@ -277,6 +280,12 @@ class Machines:
                 f"{shlex.join(map(str, command))}: exit {done.returncode}\n{done.stderr!r}"
             )
 
+    def forget(self) -> None:
+        """Empty the home of the far side's servers: caches and archives that an earlier run left there."""
+        home = self.directory / "far-home"
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+
     def converse(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> subprocess.Popen[str]:
         """Start a process at the near machine that is spoken to in lines."""
         child = subprocess.Popen(
@@ -339,7 +348,7 @@ class Machines:
         for key in ("host_key", "user_key"):
             _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.directory / key))
         home = self.directory / "far-home"
-        home.mkdir()
+        self.forget()
         public = (self.directory / "host_key.pub").read_text()
         (self.directory / "known_hosts").write_text(f"{HOST} {public}")
         (self.directory / "sshd_config").write_text(
@@ -514,6 +523,7 @@ def play(
     `kill_at`: a run before is killed once this share of the source's bytes is sent; the reading is of the run after it.
     Raises WrongCopyError if what arrived is not what was sent: a figure of a wrong copy is no figure.
     """
+    machines.forget()
     shutil.rmtree(place, ignore_errors=True)
     scene = Scene(machines, place / "source", place / "near", place / "far")
     for directory in (scene.source, scene.near, scene.far):
@@ -521,9 +531,9 @@ def play(
     machines.set_link(Link())
     try:
         if old is not None:
-            old(scene.source)
+            _made(scene.source, old, OLD_DAY_NS)
             subject.prepare(scene)
-        new(scene.source)
+        _made(scene.source, new, NEW_DAY_NS)
         machines.set_link(link)
         if kill_at is not None:
             subject.interrupt(scene, int(kill_at * size(scene.source).bytes))
@@ -536,6 +546,25 @@ def play(
         machines.set_link(Link())
     shutil.rmtree(place)
     return reading
+
+
+def _made(tree: Path, make: Callable[[Path], None], day_ns: int) -> None:
+    """Let `make` work on the tree, then give what it wrote just now odd times that are the same in each run.
+
+    Times travel, so they must not be the moment's: bytes would change from run to run. And a copy made within the same
+    second as its source is one that rsync takes for dated already.
+    """
+    began_ns = Path(tempfile.mkdtemp(dir=tree.parent)).stat().st_mtime_ns
+    make(tree)
+    fresh = [
+        path
+        for directory, _, names in os.walk(tree)
+        for path in (directory, *(os.path.join(directory, name) for name in names))
+        if os.lstat(path).st_mtime_ns >= began_ns
+    ]
+    for number, path in enumerate(sorted(fresh)):
+        moment_ns = day_ns + number * 4_000_037
+        os.utime(path, ns=(moment_ns, moment_ns), follow_symlinks=False)
 
 
 def compared(source: Path, found: Path, forgets: frozenset[str]) -> list[str]:
