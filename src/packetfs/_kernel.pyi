@@ -285,7 +285,8 @@ class Outgoing:
 class Incoming:
     """One transfer, as the side sees it that receives: it believes nothing and makes nothing durable.
 
-    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment.
+    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment and
+    must not use this object.
     After an error the transfer is over: drop the leases without having synced them.
     """
 

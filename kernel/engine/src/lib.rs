@@ -22,7 +22,6 @@ pub mod keys;
 pub mod lease;
 pub mod literals;
 pub mod map;
-pub mod memory;
 pub mod outgoing;
 pub mod page;
 pub mod scan;

@@ -9,6 +9,7 @@ mod chunker;
 mod entry;
 mod failure;
 mod lent;
+mod memory;
 mod space;
 mod sweep;
 mod transfer;
@@ -44,7 +45,7 @@ fn keyed_digest<'py>(py: Python<'py>, key: &[u8], data: PyBuffer<u8>) -> PyResul
 
 #[pyfunction]
 fn give_back_memory() {
-    packetfs_engine::memory::give_back();
+    memory::give_back();
 }
 
 #[pyfunction]

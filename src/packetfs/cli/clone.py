@@ -17,7 +17,6 @@ from packetfs.errors import RefusedError, UsageError
     examples="""
 packetfs clone ada@host:/srv/volume ~/volume
 packetfs clone --full ada@host:/srv/volume /backup/volume
-packetfs pull ~/volume::main ~/project
 """,
 )
 @click.argument("location", metavar="[USER@]HOST:VOLUME", shell_complete=paths)

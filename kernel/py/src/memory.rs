@@ -1,4 +1,4 @@
-//! How the C library keeps memory that was freed. It is told once, by a program that is ours; a library does not do this.
+//! How the C library keeps memory that was freed. A program of ours says it once; a library does not.
 #![allow(unsafe_code)] // mallopt
 
 /// Blocks from this on are given back to the system when they are freed.
