@@ -57,7 +57,9 @@ def test_the_file_is_where_platformdirs_says(monkeypatch: pytest.MonkeyPatch, tm
         assert _default_path(environment) == str(expected)
 
 
-@pytest.mark.parametrize("text", ["volum = 1", "lock-wait = []", "not toml", 'lock-wait = "soon"', "lock-wait = -1", 'cache-size = "much"'])
+@pytest.mark.parametrize(
+    "text", ["volum = 1", "lock-wait = []", "not toml", 'lock-wait = "soon"', "lock-wait = -1", 'cache-size = "much"']
+)
 def test_a_file_that_says_nonsense_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text)
