@@ -137,7 +137,7 @@ def test_a_tree_without_data_and_then_the_ranges_that_are_absent(sides: tuple[Si
         incoming.tree(body)
     root, digest = incoming.finish_tree()
     replica.space.admit([lease.flush() for lease in replica.leases.values()])
-    outgoing.add(replica.space.absent(root, b"noise"))
+    outgoing.add(replica.space.absent(root, b"noise"), pages=True)
     put = sum(incoming.literals(body) for body in bodies(outgoing.literals))
     replica.commit()
 
