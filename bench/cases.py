@@ -163,15 +163,16 @@ def _large_file() -> list[Case]:
 def _version_pairs() -> list[Case]:
     names = {pair.name: pair for pair in PAIRS}
 
-    def releases(*wanted: str) -> tuple[Make, Make]:
+    def releases(*wanted: str, installed: bool = True) -> tuple[Make, Make]:
         chosen = [names[name] for name in wanted]
-        return partial(_releases, chosen, newer=False), partial(_releases, chosen, newer=True)
+        make = partial(_releases, chosen, installed=installed)
+        return partial(make, newer=False), partial(make, newer=True)
 
     rows: list[tuple[str, str, tuple[Make, Make]]] = [
         ("wheel numpy", "numpy 2.2.2 -> 2.2.3, unpacked", releases("numpy 2.2.2 -> 2.2.3")),
         ("wheel scipy", "scipy 1.15.1 -> 1.15.2, unpacked", releases("scipy 1.15.1 -> 1.15.2")),
-        ("sdist django", "django 5.2.18 -> 5.2.19", releases("django 5.2.18 -> 5.2.19")),
-        ("sdist salt", "salt 3008.4 -> 3008.5", releases("salt 3008.4 -> 3008.5")),
+        ("sdist django", "django 5.2.18 -> 5.2.19", releases("django 5.2.18 -> 5.2.19", installed=False)),
+        ("sdist salt", "salt 3008.4 -> 3008.5", releases("salt 3008.4 -> 3008.5", installed=False)),
         (
             "node_modules",
             "typescript 5.7.2 -> 5.7.3, react-dom 19.0.0 -> 19.1.0, next 15.1.6 -> 15.1.7",
@@ -285,11 +286,19 @@ def _files_1664(place: Path) -> None:
     _copy(pair.trees()[1], place)
 
 
-def _releases(pairs: list[Pair], place: Path, *, newer: bool) -> None:
+def _releases(pairs: list[Pair], place: Path, *, newer: bool, installed: bool) -> None:
+    """One release of each, with the archive's times; or as an installer leaves it, which dates everything anew.
+
+    npm and crates.io date all files of all releases alike, and rsync would not notice a change that kept the size.
+    """
     # At the same path before and after: the directory's name does not say the version.
     _emptied(place)
     for pair in pairs:
-        _copy(pair.trees()[newer], place / pair.name.split()[0])
+        tree = place / pair.name.split()[0]
+        _copy(pair.trees()[newer], tree)
+        if installed:
+            for path in [tree, *tree.rglob("*")]:
+                os.utime(path, follow_symlinks=False)
 
 
 def _noise_256(place: Path) -> None:

@@ -120,7 +120,7 @@ class PacketFSPull(PacketFSPush):
     promise = "checked out, verified and durable before it ends"
 
     def command(self, scene: Scene) -> list[str | Path]:
-        return [PACKETFS, "pull", *_remote(scene), self.arrived(scene)]
+        return [PACKETFS, "pull", "--delete", *_remote(scene), self.arrived(scene)]
 
     def run(self, scene: Scene) -> Reading:
         _push_at_far(scene)
@@ -146,15 +146,15 @@ class PacketFSSession(PacketFSPush):
         self._process: subprocess.Popen[str] | None = None
 
     def missing(self) -> str:
-        return "" if hasattr(packetfs, "connect") else "this packetfs has no sessions yet"
+        return super().missing() or ("" if hasattr(packetfs, "connect") else "this packetfs has no sessions yet")
 
     def prepare(self, scene: Scene) -> None:
-        self._say(scene, "push")
+        self._push(scene)
 
     def run(self, scene: Scene) -> Reading:
         self._open(scene)
         with scene.machines.measured(scene.far) as meter:
-            told = self._say(scene, "push")
+            told = self._push(scene)
             meter.command_ended()
         trips = told.get("round_trips")
         return replace(meter.reading, round_trips=float(trips) if isinstance(trips, int) else None, notes=told)
@@ -173,18 +173,18 @@ class PacketFSSession(PacketFSPush):
 
     def _open(self, scene: Scene) -> subprocess.Popen[str]:
         if self._process is None:
-            address = f"ssh://{HOST}{_volume(scene)}"
-            options = {"address": address, "ssh": scene.machines.ssh, "remote": str(PACKETFS)}
+            location = f"ssh://{HOST}{_volume(scene)}"
+            options = {"location": location, "ssh": scene.machines.ssh_command, "remote": str(PACKETFS)}
             command = [sys.executable, "-m", "bench.session", json.dumps(options)]
             environment = self.environment(scene) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
             self._process = scene.machines.converse(command, environment)
             self._answer()
         return self._process
 
-    def _say(self, scene: Scene, verb: str) -> dict[str, object]:
+    def _push(self, scene: Scene) -> dict[str, object]:
         process = self._open(scene)
         assert process.stdin is not None
-        process.stdin.write(json.dumps({"do": verb, "tree": str(scene.source)}) + "\n")
+        process.stdin.write(json.dumps({"tree": str(scene.source)}) + "\n")
         process.stdin.flush()
         return self._answer()
 

@@ -1,39 +1,34 @@
-"""Holds one open session and does in it what it is told, a JSON line each: the warm rows of bench/transfer.py.
+"""Holds one open session and pushes in it when it is told to: the warm rows of bench/transfer.py.
 
-    python -m bench.session '{"address": "ssh://host/volume", "ssh": ["ssh"], "remote": "/path/packetfs"}'
+    python -m bench.session '{"location": "ssh://host/volume", "ssh": "ssh -F config", "remote": "/path/packetfs"}'
 
-Says a line when the session is open, then answers each `{"do": "push", "tree": ...}` with what the session reports.
+Says a line when the session is open, then answers each line `{"tree": ...}` with what the session says it moved.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from dataclasses import asdict
 
 import packetfs
+from packetfs.volume.ingest import sources_of
 
 
 def main() -> int:
     """Until standard input ends."""
     options = json.loads(sys.argv[1])
-    connect: Any = vars(packetfs).get("connect") or getattr(packetfs, "connect")  # noqa: B009  it comes with the transfer
-    with connect(options["address"], ssh_command=options["ssh"], remote_packetfs=options["remote"]) as session:
+    with packetfs.connect(
+        options["location"], ref="main", create=True, ssh=options["ssh"], remote_packetfs=options["remote"]
+    ) as session:
         print(json.dumps({"open": True}), flush=True)
         for line in sys.stdin:
-            order = json.loads(line)
-            report = (
-                session.pull("main", order["tree"]) if order["do"] == "pull" else session.push([order["tree"]], "main")
-            )
-            print(json.dumps(facts(report)), flush=True)
+            # Not `packetfs.push`: it answers the report without the traffic.
+            pushed = session.push(sources_of([json.loads(line)["tree"]]), "main")
+            if pushed.report.problems:
+                raise SystemExit(f"not everything was stored: {pushed.report.problems[:3]}")
+            print(json.dumps(asdict(pushed.traffic)), flush=True)
     return 0
-
-
-def facts(report: object) -> dict[str, object]:
-    """The plain numbers and words of a report, whatever else it holds."""
-    names = [name for name in dir(report) if not name.startswith("_")]
-    values = {name: getattr(report, name) for name in names}
-    return {name: value for name, value in values.items() if isinstance(value, int | float | str)}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from bench import harness, measure
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
 from bench.movers import everyone
-from bench.session import facts
 from bench.transfer import Run, judge, report, shown
 
 
@@ -277,13 +276,3 @@ def test_cpu_of_a_process_includes_the_children_that_it_waited_for() -> None:
         child.communicate()
 
     assert used >= 0.1
-
-
-def test_a_report_is_told_by_its_plain_values() -> None:
-    class Report:
-        sent_bytes = 7
-        tree = Path()
-
-        def method(self) -> None: ...
-
-    assert facts(Report()) == {"sent_bytes": 7}
