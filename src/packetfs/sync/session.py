@@ -26,7 +26,6 @@ from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
 from packetfs.sync.plan import base_of
-from packetfs.sync.usage import Usage
 from packetfs.volume import Ref, Source, Status
 from packetfs.volume.replica import Identity, Kept, Replica
 from packetfs.volume.trees import Trees
@@ -165,7 +164,8 @@ class Session:
         self.env = env
         self.created = welcome.created
         self.writes = welcome.leased is not None
-        self.usage = Usage()
+        self.counted = (0, 0, 0)
+        """What has been put down to an operation of all that went over the wire; the greeting goes with the first."""
         self.origin_bytes = welcome.unique_bytes
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()

@@ -374,7 +374,6 @@ class _Meter:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._begun_s = session.env.monotonic_s()
-        self._before = session.link.counters()
         self._usage = Usage()
         self._discarded = False
         session.done = protocol.Done()
@@ -386,9 +385,8 @@ class _Meter:
 
     def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
         """All of it."""
-        sent, received, trips = (
-            now - then for now, then in zip(self._session.link.counters(), self._before, strict=True)
-        )
+        before, self._session.counted = self._session.counted, self._session.link.counters()
+        sent, received, trips = (now - then for now, then in zip(self._session.counted, before, strict=True))
         literal_bytes, delta_bytes, coded_bytes, pointer_count = counts
         done = self._session.done
         return Traffic(
