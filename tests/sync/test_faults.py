@@ -5,7 +5,7 @@ The places are those of an undisturbed run: within the header and within the bod
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ class Recorded(Faulty):
         self.up = bytearray()
         self.down = bytearray()
 
-    def send(self, buffers: "list[Buffer]") -> None:  # type: ignore[override]
+    def send(self, buffers: "Sequence[Buffer]") -> None:
         for buffer in buffers:
             self.up += buffer
         super().send(buffers)
@@ -79,7 +79,7 @@ class Place:
 
 
 def places(stream: bytes, number: int) -> list[Place]:
-    """For each type of frame: within a header and within a body in turns; with a large `number` so many of all frames."""
+    """For each type of frame: within a header and within a body in turns; with a large `number` so many of all."""
     decoder = Decoder()
     decoder.feed(stream)
     found: dict[FrameType, list[list[Place]]] = {}
@@ -193,7 +193,7 @@ def cases(stage: Stage, story: str, fault: str, many: Many) -> Iterator[tuple[Pl
 
 
 def attempt(origin: Origin, faults: Faults, story: Story, where: Path, *, writes: bool) -> tuple[Faulty, bool]:
-    """Tell a story over a bad line; the line, and whether it came to its end. Nothing but our own errors may stop it."""
+    """Tell a story over a bad line; the line, and whether it came to its end. Only errors of ours may stop it."""
     lines: list[Faulty] = []
 
     def wrap(transport: Transport) -> Transport:

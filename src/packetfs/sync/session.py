@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
@@ -89,11 +89,12 @@ class Link:
         self._heard: dict[int, deque[protocol.Message | PacketFSError]] = {}
         self._held: list[Buffers] = []
         self._held_bytes = 0
+        self._ended: PacketFSError | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more can be said."""
-        return self._client.phase is protocol.Phase.CLOSED
+        return self._ended is not None or self._client.phase is protocol.Phase.CLOSED
 
     def counters(self) -> tuple[int, int, int]:
         """Bytes sent, bytes received, round trips, so far."""
@@ -105,16 +106,35 @@ class Link:
 
         With `more` it may wait for what is said next: a small push is then one packet, not one for each of its frames.
         """
-        with self._saying:
-            with self._rules:
-                frame = self._client.say(message)
-                request = self._client.request
-            self._held.append(frame)
-            self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
-            if not more or self._held_bytes >= _HELD_BYTES_MAX:
-                held, self._held, self._held_bytes = self._held, [], 0
-                self.connection.send(*held)
+        try:
+            with self._saying:
+                with self._rules:
+                    if self._ended is not None:
+                        raise self._ended
+                    frame = self._client.say(message)
+                    request = self._client.request
+                self._held.append(frame)
+                self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
+                if not more or self._held_bytes >= _HELD_BYTES_MAX:
+                    held, self._held, self._held_bytes = self._held, [], 0
+                    self.connection.send(*held)
+        except UnavailableError as error:
+            raise self._last_words(error) from None
         return request
+
+    def give_up(self) -> None:
+        """Let the origin forget what a push that failed has said and not committed; it keeps the bytes.
+
+        A tree whose digest is zeros is none, so that commit is refused, which ends what it would have claimed.
+        """
+        if self._ended is not None or self._client.phase is not protocol.Phase.SENDING:
+            return
+        nothing = protocol.Commit(ref="none", expected=b"", root_digest=bytes(32))
+        try:
+            self.ask(nothing, protocol.Committed)
+        except PacketFSError:
+            if self.is_over:
+                raise
 
     def hear(self, request: int, kind: type[Answer]) -> Answer:
         """The next answer to `request`; what the origin could not do is raised."""
@@ -139,17 +159,36 @@ class Link:
         return self.hear(self.say(message), kind)
 
     def _hear_one(self) -> None:
-        frame = self.connection.receive()
+        try:
+            frame = self.connection.receive()
+        except PacketFSError as error:
+            raise self._over(error) from None
         try:
             with self._rules:
                 event = self._client.receive(frame)
         except PacketFSError as error:
             if not protocol.said_by_peer(error) or frame.request == 0:
-                raise
+                raise self._over(error) from None
             self._heard.setdefault(frame.request, deque()).append(error)
         else:
             if event.request:
                 self._heard.setdefault(event.request, deque()).append(event.message)
+
+    def _over(self, error: PacketFSError) -> PacketFSError:
+        """Nothing is said or heard any more; the error that is raised from now on, which is the first."""
+        with self._rules:
+            self._ended = self._ended or error
+        return self._ended
+
+    def _last_words(self, error: PacketFSError) -> PacketFSError:
+        """Why nothing can be sent any more: the origin may have said so before it left (its disk is full)."""
+        with self._hearing:
+            try:
+                while self._ended is None:
+                    self._hear_one()
+            except PacketFSError:
+                pass
+        return self._over(error)
 
 
 class Session:
@@ -354,6 +393,7 @@ class Session:
 
     def refs(self) -> list[Ref]:
         """All refs of the volume, by name."""
+        self.link.give_up()
         found: list[protocol.RefState] = []
         more = True
         while more:
@@ -376,6 +416,7 @@ class Session:
 
     def log_with_seq(self, ref: str) -> Iterator[tuple[int, Snapshot]]:
         """The same, each with the seq of the entry that committed it."""
+        self.link.give_up()
         before_seq, more = (1 << 63) - 1, True
         while more:
             page = self.link.ask(protocol.Log(check_ref(ref), before_seq), protocol.LogPage)
@@ -385,6 +426,7 @@ class Session:
 
     def status(self) -> Status:
         """How large the volume is, at its origin."""
+        self.link.give_up()
         return Status.from_fields(self.link.ask(protocol.Status(), protocol.StatusReply).fields, path=self.origin)
 
     @property
@@ -423,6 +465,7 @@ class Session:
 
         What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
         """
+        self.link.give_up()
         base = base_of(self.replica.ref(ref), self.replica.newest())
         if base is not None and data and not self.replica.is_complete(base):
             data = False  # what is missing is fetched by name afterwards
@@ -456,6 +499,7 @@ class Session:
 
     def fetch(self, extents: Sequence[Extent]) -> None:
         """Bring ranges here, by address."""
+        self.link.give_up()
         for start in range(0, len(extents), protocol.FETCH_EXTENTS_MAX):
             part = extents[start : start + protocol.FETCH_EXTENTS_MAX]
             packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)

@@ -78,6 +78,7 @@ def push(
     check_ref(ref)
     meter = _Meter(session)
     while True:
+        session.link.give_up()
         known, fresh = session.current(ref)
         try:
             report, counts = _push_once(
