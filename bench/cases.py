@@ -207,6 +207,14 @@ def _first_copies() -> list[Case]:
             (SESSION, *both, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
         ),
         Case(
+            "first copy of a bundle",
+            "next 15.1.7 from npm: many of its files repeat what others hold, as in a tree of several versions",
+            None,
+            _bundle,
+            (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
+            (SESSION, *both, "rsync -a", "rsync -az", "restic", PATCH),
+        ),
+        Case(
             "first copy of 1 GiB",
             "one incompressible file",
             None,
@@ -279,6 +287,11 @@ def _killed() -> Case:
 def _tree(place: Path) -> None:
     for package in TREE:
         _copy(unpack(package, DATA / "trees"), place / package.project / package.stem)
+
+
+def _bundle(place: Path) -> None:
+    pair = next(pair for pair in PAIRS if pair.name == "next 15.1.6 -> 15.1.7")
+    _copy(pair.trees()[1], place)
 
 
 def _files_1664(place: Path) -> None:
