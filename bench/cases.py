@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.harness import Link
+from bench.harness import NEW_DAY_NS, Link, ticking
 from bench.packages import DATA, Package, unpack
 from bench.pairs import PAIRS, Pair
 from bench.workloads import MIB, log_lines
@@ -34,7 +34,7 @@ TREE = (
 )
 SESSION, PUSH, PULL, SSH = "packetfs session", "packetfs push", "packetfs pull", "ssh alone"
 RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
-PATCH = "zstd --patch-from"
+PATCH, PATCH_TIMES = "zstd --patch-from", "zstd --patch-from, with times"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _small_changes() -> list[Case]:
                 Goal((PUSH, PULL), "round_trips", 2.5, net_of_ssh=True),  # counted by time: half a one is noise
             ),
             (PUSH, PULL, SSH, "rsync -a", "unison"),
-            probe_ms=100,
+            probe_ms=400,  # a noisy half second is then one round trip
         ),
         Case("90 files", "28 random bytes appended to each of 90 files", _tree, _edit_90, budget(8_000), everyone),
         Case(
@@ -190,7 +190,7 @@ def _version_pairs() -> list[Case]:
     ]
     ours = (SESSION, PUSH, PULL)
     goal = Goal(ours, "wire_bytes", 1.02, beside=(PATCH,))
-    subjects = (*ours, SSH, "rsync -az", "rsync -az -B4096", PATCH, "xdelta3")
+    subjects = (*ours, SSH, "rsync -az", "rsync -az -B4096", PATCH, PATCH_TIMES, "xdelta3")
     return [Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True) for name, story, (old, new) in rows]
 
 
@@ -205,6 +205,14 @@ def _first_copies() -> list[Case]:
             _tree,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
             (SESSION, *both, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
+        ),
+        Case(
+            "first copy of a bundle",
+            "next 15.1.7 from npm: many of its files repeat what others hold, as in a tree of several versions",
+            None,
+            _bundle,
+            (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
+            (SESSION, *both, "rsync -a", "rsync -az", "restic", PATCH),
         ),
         Case(
             "first copy of 1 GiB",
@@ -279,6 +287,11 @@ def _killed() -> Case:
 def _tree(place: Path) -> None:
     for package in TREE:
         _copy(unpack(package, DATA / "trees"), place / package.project / package.stem)
+
+
+def _bundle(place: Path) -> None:
+    pair = next(pair for pair in PAIRS if pair.name == "next 15.1.6 -> 15.1.7")
+    _copy(pair.trees()[1], place)
 
 
 def _files_1664(place: Path) -> None:
@@ -434,9 +447,10 @@ def _rename_directory(place: Path) -> None:
 
 
 def _touch(place: Path) -> None:
-    """What `find -exec touch {} +` does: odd times, a few dozen different ones, increasing."""
-    for number, path in enumerate(_files(place)):
-        moment = DAY_NS + number // 200 * 4_000_037 + 123_456_789
+    """What `find -exec touch {} +` does: a few dozen times, in the order in which directories list their files."""
+    dice = random.Random(SEED)
+    listed = sorted(_files(place), key=lambda path: (os.path.dirname(path), dice.random()))
+    for path, moment in zip(listed, ticking(NEW_DAY_NS, files_per_tick=200), strict=False):
         os.utime(path, ns=(moment, moment))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -549,10 +550,11 @@ def play(
 
 
 def _made(tree: Path, make: Callable[[Path], None], day_ns: int) -> None:
-    """Let `make` work on the tree, then give what it wrote just now odd times that are the same in each run.
+    """Let `make` work on the tree, then give what it wrote just now times that are the same in each run.
 
     Times travel, so they must not be the moment's: bytes would change from run to run. And a copy made within the same
-    second as its source is one that rsync takes for dated already.
+    second as its source is one that rsync takes for dated already. They look like real ones (`ticking`): a regular step
+    would cost nothing to send.
     """
     began_ns = Path(tempfile.mkdtemp(dir=tree.parent)).stat().st_mtime_ns
     make(tree)
@@ -562,9 +564,20 @@ def _made(tree: Path, make: Callable[[Path], None], day_ns: int) -> None:
         for path in (directory, *(os.path.join(directory, name) for name in names))
         if os.lstat(path).st_mtime_ns >= began_ns
     ]
-    for number, path in enumerate(sorted(fresh)):
-        moment_ns = day_ns + number * 4_000_037
+    for path, moment_ns in zip(sorted(fresh), ticking(day_ns, files_per_tick=4), strict=False):
         os.utime(path, ns=(moment_ns, moment_ns), follow_symlinks=False)
+
+
+def ticking(start_ns: int, *, files_per_tick: int) -> Iterator[int]:
+    """Times as a file system gives them to files written one after the other: equal within a tick of the kernel's clock
+    (4 ms, a little late each time), some `files_per_tick` of them, now and then a longer wait.
+    """
+    dice = random.Random(start_ns)
+    moment_ns = start_ns
+    while True:
+        yield moment_ns
+        if dice.randrange(files_per_tick) == 0:
+            moment_ns += 4_000_000 * dice.choice((1, 1, 1, 1, 2, 3)) + dice.randrange(-9_000, 9_000)
 
 
 def compared(source: Path, found: Path, forgets: frozenset[str]) -> list[str]:

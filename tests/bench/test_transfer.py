@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,14 @@ def test_touch_changes_times_and_nothing_else(tree: Path) -> None:
 
     assert contents(tree) == before
     assert all(path.stat().st_mtime_ns != moment for path, moment in times.items())
+
+
+def test_times_of_a_run_increase_and_are_no_regular_step() -> None:
+    times = list(islice(harness.ticking(harness.NEW_DAY_NS, files_per_tick=4), 9_000))
+
+    assert times == sorted(times)
+    assert 1_500 < len(set(times)) < 3_000
+    assert len({after - before for before, after in pairwise(times)}) > 1_000
 
 
 def test_a_hundred_places_are_overwritten_and_the_length_stays(tmp_path: Path) -> None:
