@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from packetfs import kernel
-from packetfs.errors import ConflictError, DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.format.address import OFFSET_BITS
 from packetfs.sync import scrub
 from packetfs.sync.session import Session
@@ -266,7 +266,7 @@ def test_the_scripts_of_these_tests_are_sound_where_they_do_not_lie(stage: Stage
         place = leased.segment << OFFSET_BITS | leased.head
         for tree in (file_at(*stage.file, place=place), directory_at(*stage.page, place=place + 4096)):
             peer.say(protocol.Begin(), protocol.Tree(tree))
-            assert peer.refused(protocol.Commit("main", b"", bytes(32))).code == "transfer-damaged"
+            assert peer.refused(protocol.Commit("main", bytes(16))).code == "transfer-damaged"
 
 
 # Literals
@@ -407,7 +407,7 @@ def test_a_tree_that_cannot_be_is_refused_in_little_memory(make: Callable[[Stage
         peer.greet()
         before_kib = anonymous_kib()
 
-        error = peer.refused(protocol.Begin(), protocol.Tree(make(stage)), protocol.Commit("main", b"", bytes(32)))
+        error = peer.refused(protocol.Begin(), protocol.Tree(make(stage)), protocol.Commit("main", bytes(16)))
 
         assert isinstance(error, InvalidError | DamagedError | RefusedError)
         assert error.code != "transfer-damaged", "it was taken for a tree"
@@ -423,7 +423,7 @@ def test_a_tree_without_a_beginning_or_from_an_unknown_base_is_refused(stage: St
         assert peer.refused(protocol.Begin(os.urandom(32))).code == "snapshot-not-found"
     with Hostile(stage.volume) as peer:
         peer.greet()
-        assert isinstance(peer.refused(protocol.Commit("main", b"", bytes(32))), InvalidError)
+        assert isinstance(peer.refused(protocol.Commit("main", bytes(16))), InvalidError)
         assert isinstance(peer.ask(protocol.Check("main")), protocol.State)  # that was an answer: the session goes on
 
 
@@ -446,7 +446,7 @@ def test_whatever_bytes_a_body_has_it_is_refused(
             peer.greet()
             message = protocol.Literals(body) if kind is FrameType.LITERALS else protocol.Tree(body)
             begin = [protocol.Begin()] if kind is FrameType.TREE else []
-            peer.refused(*begin, message, protocol.Commit("main", b"", bytes(32)))
+            peer.refused(*begin, message, protocol.Commit("main", bytes(16)))
 
     refused()
 
@@ -472,7 +472,7 @@ def test_a_commit_that_promises_another_tree_is_refused(stage: Stage, tmp_path: 
         lie(
             session,
             lambda message: (
-                [structs.replace(message, root_digest=bytes(32))] if isinstance(message, protocol.Commit) else [message]
+                [structs.replace(message, root_digest=bytes(16))] if isinstance(message, protocol.Commit) else [message]
             ),
         )
         with pytest.raises(DamagedError) as refused:
@@ -493,19 +493,18 @@ def test_a_push_that_leaves_something_out_is_refused(lost: type, stage: Stage, t
     origin.close()
 
 
-@pytest.mark.parametrize("expected", [b"", bytes(32)])
-def test_a_commit_that_expects_something_else_is_a_conflict(expected: bytes, stage: Stage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", [b"", bytes(16)])
+def test_a_tree_on_another_base_than_it_was_made_from_is_refused(base: bytes, stage: Stage, tmp_path: Path) -> None:
     origin = Origin(stage.volume, tmp_path / "liar")
     grown(tmp_path / "other", {"x": b"x" * 1000})
     with origin.connect(ref="main") as session:
         lie(
             session,
-            lambda message: (
-                [structs.replace(message, expected=expected)] if isinstance(message, protocol.Commit) else [message]
-            ),
+            lambda message: [structs.replace(message, base=base)] if isinstance(message, protocol.Begin) else [message],
         )
-        with pytest.raises(ConflictError):
+        with pytest.raises(PacketFSError) as refused:
             session.push(sources_of([tmp_path / "other"]), "main")
+    assert protocol.said_by_peer(refused.value)
     origin.close()
 
 
@@ -579,7 +578,7 @@ QUESTIONS: dict[str, Message] = {
     "want above": protocol.Want("main", path=b"../../etc"),
     "want slashes": protocol.Want("main", path=b"/" * 60_000),
     "want a NUL": protocol.Want("main", path=b"\0"),
-    "want from an unknown base": protocol.Want("main", base=bytes(32)),
+    "want from an unknown base": protocol.Want("main", base=bytes(16)),
     "want without data": protocol.Want("main", data=False),
     "check nothing": protocol.Check("nothing", bytes(16)),
     "ask nothing": protocol.Ask(b""),

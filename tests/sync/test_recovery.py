@@ -2,7 +2,6 @@
 
 import os
 import random
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from packetfs.errors import BusyError, DamagedError, PacketFSError, UnavailableError
-from packetfs.events import Progress
+from packetfs.errors import DamagedError, PacketFSError, UnavailableError
 from packetfs.sync import scrub, transfer
 from packetfs.sync.session import Session
 from packetfs.volume import Volume, sources_of
@@ -45,12 +43,13 @@ class StoppedError(Exception):
 def stopped_before_commit(session: Session, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that has sent its literals and a part of its tree, and fails here."""
 
-    def stop(ref: str, proposal: object) -> None:
+    def stop(ref: str, proposal: object, base: object) -> None:
         raise StoppedError
 
-    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+    with monkeypatch.context() as patch:
         patch.setattr(transfer, "_wanted", stop)
-        push(session, source)
+        with pytest.raises(StoppedError):
+            push(session, source)
 
 
 def test_a_session_can_be_used_after_a_push_that_failed_while_it_was_sent(

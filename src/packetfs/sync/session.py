@@ -25,8 +25,10 @@ from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
-from packetfs.sync.plan import base_of
+from packetfs.sync.plan import base_of, said_or, statistics_from
 from packetfs.volume import Ref, Source, Status
+from packetfs.volume.commit import Proposal, snapshot_of
+from packetfs.volume.keys import Keys
 from packetfs.volume.replica import Identity, Kept, Replica
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
@@ -36,10 +38,10 @@ from packetfs.wire.frames import Buffers
 if TYPE_CHECKING:
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
-__all__ = ["Link", "Session", "Traffic", "replica_path"]
+__all__ = ["ID_BYTES", "Link", "Session", "Traffic", "replica_path"]
 
 _HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
-_ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
+ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
 
 Answer = TypeVar("Answer", bound=protocol.Message)
 
@@ -116,11 +118,23 @@ class Link:
                 self._held.append(frame)
                 self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
                 if not more or self._held_bytes >= _HELD_BYTES_MAX:
-                    held, self._held, self._held_bytes = self._held, [], 0
-                    self.connection.send(*held)
+                    self._send_held()
         except UnavailableError as error:
             raise self._last_words(error) from None
         return request
+
+    def flush(self) -> None:
+        """Send what waits."""
+        try:
+            with self._saying:
+                self._send_held()
+        except UnavailableError as error:
+            raise self._last_words(error) from None
+
+    def _send_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        if held:
+            self.connection.send(*held)
 
     def give_up(self) -> None:
         """Let the origin forget what a push that failed has said and not committed; it keeps the bytes.
@@ -129,7 +143,7 @@ class Link:
         """
         if self._ended is not None or self._client.phase is not protocol.Phase.SENDING:
             return
-        nothing = protocol.Commit(ref="none", expected=b"", root_digest=bytes(32))
+        nothing = protocol.Commit(ref="none", root_digest=bytes(ID_BYTES))
         try:
             self.ask(nothing, protocol.Committed)
         except PacketFSError:
@@ -208,6 +222,7 @@ class Session:
         self.origin_bytes = welcome.unique_bytes
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()
+        self._asked: _Asked | None = None
         self._known: dict[str, Snapshot | None] = {}
         self._fresh: set[str] = set()
 
@@ -222,6 +237,7 @@ class Session:
         writes: bool = False,
         create: bool = False,
         ref: str = "",
+        wants: tuple[str, str, bytes] | None = None,
         cache_bytes: int | None = None,
         lock_wait_s: float = 10.0,
         env: Env = SYSTEM,
@@ -230,14 +246,15 @@ class Session:
         """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
-        its state comes with the greeting. `discarded` is told why an older replica was of no use.
+        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once.
+        `discarded` is told why an older replica was of no use.
         """
         replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
         try:
             known = replica.ref(ref) if replica is not None and ref else None
             position = replica.position if replica is not None else None
             link = Link(connection)
-            welcome = link.ask(
+            greeting = link.say(
                 protocol.Hello(
                     protocol=protocol.PROTOCOL,
                     software=VERSION,
@@ -245,13 +262,22 @@ class Session:
                     intent="write" if writes else "read",
                     create=create,
                     ref=ref,
-                    known=known.snapshot.id[:_ID_BYTES] if known is not None else b"",
+                    known=known.snapshot.id[:ID_BYTES] if known is not None else b"",
                     known_seq=position.seq if position is not None else 0,
                     known_hash=position.hash[:8] if position is not None else b"",
                 ),
-                protocol.Welcome,
+                more=wants is not None,
             )
+            asked = None
+            if wants is not None:
+                with suppress(DamagedError):  # the pull itself will find out, and knows what to do about it
+                    asked = _ask(link, replica, *wants, data=True)
+                link.flush()
+            welcome = link.hear(greeting, protocol.Welcome)
             why = _useless(replica, welcome)
+            if why and asked is not None:
+                asked.drain(link)
+                asked = None
             if replica is None or why:
                 if replica is not None:
                     replica.close()
@@ -267,6 +293,7 @@ class Session:
                 replica.close()
             raise
         session = cls(link, replica, welcome, origin=origin, env=env)
+        session._asked = asked
         here = Position(welcome.seq, welcome.hash)
         if replica.position != here:
             replica.record([], position=here)
@@ -356,7 +383,7 @@ class Session:
     def ask_state(self, ref: str) -> Snapshot | None:
         """What `ref` names at the origin now."""
         kept = self.replica.ref(ref)
-        id_ = kept.snapshot.id[:_ID_BYTES] if kept is not None else b""
+        id_ = kept.snapshot.id[:ID_BYTES] if kept is not None else b""
         return self.learn(ref, self.link.ask(protocol.Check(ref=check_ref(ref), id=id_), protocol.State), kept)
 
     def learn(self, ref: str, state: protocol.State, sent: Kept | None) -> Snapshot | None:
@@ -466,12 +493,12 @@ class Session:
         What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
         """
         self.link.give_up()
-        base = base_of(self.replica.ref(ref), self.replica.newest())
-        if base is not None and data and not self.replica.is_complete(base):
-            data = False  # what is missing is fetched by name afterwards
-        sent = base.snapshot.id if base is not None else b""
-        want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
-        request = self.link.say(want)
+        asked, self._asked = self._asked, None
+        if asked is None or asked.what != (ref, when, path) or not data:
+            if asked is not None:
+                asked.drain(self.link)
+            asked = _ask(self.link, self.replica, ref, when, path, data=data)
+        base, request = asked.base, asked.request
         planned = self.link.hear(request, protocol.Planned)
         if not planned.id:
             # Nothing follows: what is meant is the base.
@@ -482,16 +509,11 @@ class Session:
             if when == "latest":
                 self.moved(ref, snapshot)
             return snapshot, 0
-        snapshot = self._proved(protocol.State(planned.seq, planned.id, planned.snapshot))
-        root = base.snapshot.root if base is not None and planned.base else None
+        used = base if planned.base else None
         with _Filling(self) as filling:
-            tree = filling.take(request, root, sparse=not data or bool(path))
-            if tree != (snapshot.root, snapshot.root_digest):
-                raise DamagedError(
-                    f"what arrived is not the tree of snapshot {snapshot.short}: its digest differs",
-                    code="transfer-damaged",
-                    hint="run it again; if it happens again, verify the volume at its origin",
-                )
+            root = used.snapshot.root if used is not None else None
+            tree = filling.take(request, root, sparse=not asked.data or bool(path))
+            snapshot = _snapshot(planned, tree, used, self.replica.keys)
             filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
             self.moved(ref, snapshot)
@@ -514,6 +536,62 @@ class Session:
         place, identity = self.replica.path, self.replica.identity
         self.replica.close()
         self.replica = Replica.create(place, identity, lock_wait_s=10.0, env=self.env)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A WANT that was said and not answered yet."""
+
+    request: int
+    what: tuple[str, str, bytes]
+    base: Kept | None
+    data: bool
+    """Whether content was asked for: not where that of the base is not all here."""
+
+    def drain(self, link: Link) -> None:
+        """Let the answer pass: it is of no use any more."""
+        with suppress(PacketFSError):
+            while not isinstance(link.next(self.request), protocol.Done):
+                pass
+
+
+def _ask(link: Link, replica: Replica | None, ref: str, when: str, path: bytes, *, data: bool) -> _Asked:
+    base = base_of(replica.ref(ref), replica.newest()) if replica is not None else None
+    if base is not None and replica is not None and data and not replica.is_complete(base):
+        data = False  # what is missing is fetched by name afterwards
+    sent = base.snapshot.id[:ID_BYTES] if base is not None else b""
+    want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
+    return _Asked(link.say(want), (ref, when, path), base, data)
+
+
+def _snapshot(planned: protocol.Planned, tree: tuple[bytes, bytes] | None, base: Kept | None, keys: Keys) -> Snapshot:
+    """The snapshot that was promised, made from the tree that came; its id proves both. DamagedError if it does not."""
+    made: Snapshot | None = None
+    before = base.snapshot if base is not None else None
+    if tree is not None and planned.snapshot:
+        made = decode_snapshot(planned.snapshot, keys.snapshot_id(planned.snapshot))
+        if (made.root, made.root_digest) != tree:
+            made = None
+    elif tree is not None:
+        proposal = Proposal(
+            root=tree[0],
+            root_digest=tree[1],
+            parent=said_or(planned.parent, before.id if before is not None else b""),
+            host=said_or(planned.host, before.host if before is not None else ""),
+            user=said_or(planned.user, before.user if before is not None else ""),
+            paths=tuple(said_or(planned.paths, before.paths if before is not None else ())),
+            statistics=statistics_from(planned.statistics),
+            message=planned.message,
+            root_is_source=planned.root_is_source,
+        )
+        made = snapshot_of(proposal, planned.time_ns, keys)
+    if made is None or not made.id.startswith(planned.id):
+        raise DamagedError(
+            f"what arrived is not snapshot {planned.id[:6].hex()}: its digest differs",
+            code="transfer-damaged",
+            hint="run it again; if it happens again, verify the volume at its origin",
+        )
+    return made
 
 
 class _Filling:

@@ -14,12 +14,12 @@ from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import PullReport
-from packetfs.sync.plan import asks, retries
-from packetfs.sync.session import Session, Traffic
+from packetfs.sync.plan import asks, numbers_of, retries
+from packetfs.sync.session import ID_BYTES, Session, Traffic
 from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
@@ -308,15 +308,15 @@ class _Sending:
         base = known.root if known is not None else None
         self._outgoing.plan(proposal.root, base, fresh=self._filled, within=b"", data=True)
         self._send_literals()
-        self._link.say(protocol.Begin(base=known.id if known is not None else b""), more=True)
+        self._link.say(protocol.Begin(base=known.id[:ID_BYTES] if known is not None else b""), more=True)
         while (body := self._outgoing.tree()) is not None:
             self._link.say(protocol.Tree(body), more=True)
-        request = self._link.say(_wanted(ref, proposal))
+        request = self._link.say(_wanted(ref, proposal, known))
         # While the origin makes it durable, so do we; what is written down below must be on disk.
         durable = [other.sync() for other in self._leases.values()]
         committed = self._link.hear(request, protocol.Committed)
         snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
-        if snapshot.id != committed.id:
+        if not snapshot.id.startswith(committed.id):
             raise DamagedError(
                 f"the origin committed another snapshot than {snapshot.short}, which was sent",
                 code="transfer-damaged",
@@ -407,15 +407,15 @@ class _Meter:
         )
 
 
-def _wanted(ref: str, proposal: Proposal) -> protocol.Commit:
+def _wanted(ref: str, proposal: Proposal, base: Snapshot | None) -> protocol.Commit:
+    paths = list(proposal.paths)
     return protocol.Commit(
         ref=ref,
-        expected=proposal.parent,
-        root_digest=proposal.root_digest,
-        host=proposal.host,
-        user=proposal.user,
-        paths=list(proposal.paths),
-        statistics=[getattr(proposal.statistics, field) for field in Statistics.__struct_fields__],
+        root_digest=proposal.root_digest[:ID_BYTES],
+        host=None if base is not None and base.host == proposal.host else proposal.host,
+        user=None if base is not None and base.user == proposal.user else proposal.user,
+        paths=None if base is not None and list(base.paths) == paths else paths,
+        statistics=numbers_of(proposal.statistics),
         message=proposal.message,
         root_is_source=proposal.root_is_source,
     )
