@@ -420,7 +420,7 @@ def test_a_tree_without_a_beginning_or_from_an_unknown_base_is_refused(stage: St
         assert isinstance(peer.refused(protocol.Tree(script(ops=b"\7"))), InvalidError)
     with Hostile(stage.volume) as peer:
         peer.greet()
-        assert peer.refused(protocol.Begin(os.urandom(32))).code == "snapshot-not-found"
+        assert peer.refused(protocol.Begin(os.urandom(16))).code == "snapshot-not-found"
     with Hostile(stage.volume) as peer:
         peer.greet()
         assert isinstance(peer.refused(protocol.Commit("main", bytes(16))), InvalidError)
