@@ -2,14 +2,17 @@
 
 import os
 import random
+import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from packetfs.errors import DamagedError, PacketFSError, UnavailableError
+from packetfs.errors import BusyError, DamagedError, PacketFSError, UnavailableError
 from packetfs.sync import scrub, transfer
 from packetfs.sync.session import Session
 from packetfs.volume import Volume, sources_of
@@ -43,7 +46,7 @@ class StoppedError(Exception):
 def stopped_before_commit(session: Session, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that has sent its literals and a part of its tree, and fails here."""
 
-    def stop(ref: str, proposal: object, base: object) -> None:
+    def stop(ref: str, proposal: object) -> None:
         raise StoppedError
 
     with monkeypatch.context() as patch:
@@ -217,3 +220,86 @@ def test_a_push_with_a_full_disk_here_says_so_and_works_when_there_is_space(tmp_
         check_full(full.value)
     assert difference(facts(large_source), facts(tmp_path / "target")) == []
     assert is_sound(tmp_path / "volume")
+
+
+# -- when what it leant on is gone -------------------------------------------------------------------------------------
+
+
+def test_secrets_of_a_replica_are_for_its_owner_alone(origin: Origin, source: Path) -> None:
+    with origin.connect() as session:
+        push(session, source)
+        place = Path(session.replica.path)
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        for name in ("replica.db", "replica.db-wal", "replica.db-shm", "secret", "lock"):
+            assert stat.S_IMODE((place / name).stat().st_mode) == 0o600, name
+
+
+def test_of_two_sessions_with_one_replica_the_second_is_told_to_wait(
+    origin: Origin, source: Path, tmp_path: Path
+) -> None:
+    with origin.connect() as session:
+        push(session, source)
+        with pytest.raises(BusyError) as busy:
+            origin.connect(writes=False)
+        pull(session, tmp_path / "target")
+    with origin.connect(writes=False) as session:
+        pull(session, tmp_path / "target")
+
+    assert busy.value.exit_code == 6
+    assert "--lock-wait" in busy.value.hint
+
+
+def test_bases_that_are_evicted_between_operations_are_had_again(origin: Origin, source: Path, tmp_path: Path) -> None:
+    dice = random.Random(12)
+    with origin.connect(cache_bytes=1) as session:
+        for number in range(4):
+            grown(source, {f"d1/f{number}": dice.randbytes(70_000)})
+            push(session, source)
+            assert session.replica.newest() is None, "everything was evicted, and so no base is left"
+            pull(session, tmp_path / "target")
+            assert difference(facts(source), facts(tmp_path / "target")) == []
+            pull(session, tmp_path / "old")
+
+    assert is_sound(origin.path)
+
+
+@pytest.mark.parametrize("operation", [push, pull])
+def test_a_cache_that_is_cleared_during_a_session_costs_a_transfer_and_nothing_else(
+    operation: Callable[[Session, Path], None], origin: Origin, source: Path, tmp_path: Path
+) -> None:
+    """As a user does who needs space: all of it, while it is open."""
+    with origin.connect() as session:
+        push(session, source)
+        for name in ("segments", "index", "cache"):
+            shutil.rmtree(Path(session.replica.path) / name)
+        grown(source, {"d1/new": b"new"})
+
+        with suppress(PacketFSError):
+            operation(session, source if operation is push else tmp_path / "target")
+    with origin.connect() as session:
+        push(session, source)
+        pull(session, tmp_path / "target")
+
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+    assert is_sound(origin.path)
+
+
+def test_a_session_can_be_used_after_its_origin_refused_a_tree(
+    origin: Origin, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = transfer._wanted
+    with origin.connect() as session:
+        push(session, source)
+        grown(source, {"d1/new": b"new" * 50_000})
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                transfer, "_wanted", lambda ref, proposal: structs.replace(wanted(ref, proposal), root_digest=bytes(32))
+            )
+            with pytest.raises(DamagedError):
+                push(session, source)
+
+        push(session, source)
+        pull(session, tmp_path / "target")
+
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+    assert is_sound(origin.path)
