@@ -63,16 +63,21 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def literals(
-    *lengths: int, address: int = ADDRESS, coding: int = 0, coded: bytes = b"", bases: tuple[tuple[int, int], ...] = ()
+    *lengths: int,
+    address: int = ADDRESS,
+    coding: int = 0,
+    coded: bytes = b"",
+    bases: tuple[tuple[int, int], ...] = (),
+    check: bytes = bytes(8),
 ) -> bytes:
-    """A body of one run, its check wrong."""
+    """A body of one run, by default with a wrong check."""
     assert len(bases) < 3
     head = bytes([coding]) + varint(1) + zigzag(address) + varint(len(lengths) << 3 | len(bases))
     said, end = b"".join(map(varint, lengths)), 0
     for index, (base, length) in enumerate(bases):
         said += zigzag(base - end) + (zigzag(length - sum(lengths)) if index == 0 else varint(length))
         end = base + length
-    return head + said + bytes(8) + coded
+    return head + said + check + coded
 
 
 def moved(body: bytes, to: Callable[[int], int]) -> bytes:

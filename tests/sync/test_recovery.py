@@ -46,7 +46,7 @@ class StoppedError(Exception):
 def stopped_before_commit(session: Session, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that has sent its literals and a part of its tree, and fails here."""
 
-    def stop(ref: str, proposal: object) -> None:
+    def stop(*_: object) -> None:
         raise StoppedError
 
     with monkeypatch.context() as patch:
@@ -75,6 +75,25 @@ def test_a_session_can_be_used_after_a_push_that_failed_while_it_was_sent(
 
     assert difference(before, facts(tmp_path / "old")) == []
     assert difference(facts(source), facts(tmp_path / "new")) == []
+    assert is_sound(origin.path)
+
+
+def test_what_was_asked_for_with_the_greeting_is_let_go_when_something_else_is_done(
+    origin: Origin, source: Path, tmp_path: Path
+) -> None:
+    with origin.connect("one") as session:
+        push(session, source)
+    wants = ("main", "latest", b"")
+    with origin.connect("two", wants=wants) as session:
+        assert [ref.name for ref in session.refs()] == ["main"]
+        pull(session, tmp_path / "target")
+    assert difference(facts(source), facts(tmp_path / "target")) == []
+    grown(source, {"d1/new": b"new"})
+    with origin.connect("three", wants=wants) as session:
+        push(session, source)
+        pull(session, tmp_path / "target")
+
+    assert difference(facts(source), facts(tmp_path / "target")) == []
     assert is_sound(origin.path)
 
 
@@ -292,9 +311,7 @@ def test_a_session_can_be_used_after_its_origin_refused_a_tree(
         push(session, source)
         grown(source, {"d1/new": b"new" * 50_000})
         with monkeypatch.context() as patch:
-            patch.setattr(
-                transfer, "_wanted", lambda ref, proposal: structs.replace(wanted(ref, proposal), root_digest=bytes(32))
-            )
+            patch.setattr(transfer, "_wanted", lambda *said: structs.replace(wanted(*said), root_digest=bytes(16)))
             with pytest.raises(DamagedError):
                 push(session, source)
 

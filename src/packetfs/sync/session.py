@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -42,6 +43,8 @@ __all__ = ["ID_BYTES", "Link", "Session", "Traffic", "replica_path"]
 
 _HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
 ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
+_BUDGET_SLACK_BYTES: Final = 32 << 20  # heads, lists of extents, entries that no statistics count
+_ENTRY_BYTES_MAX: Final = 1 << 20  # of attributes, in a script
 
 Answer = TypeVar("Answer", bound=protocol.Message)
 
@@ -288,17 +291,17 @@ class Session:
                 known = None
             elif cache_bytes is not None and replica.identity.cache_bytes is not None:
                 replica.limit(cache_bytes)
+            session = cls(link, replica, welcome, origin=origin, env=env)
+            session._asked = asked
+            here = Position(welcome.seq, welcome.hash)
+            if replica.position != here:
+                replica.record([], position=here)
+            if welcome.state is not None:
+                session.learn(ref, welcome.state, known)
         except BaseException:
             if replica is not None:
                 replica.close()
             raise
-        session = cls(link, replica, welcome, origin=origin, env=env)
-        session._asked = asked
-        here = Position(welcome.seq, welcome.hash)
-        if replica.position != here:
-            replica.record([], position=here)
-        if welcome.state is not None:
-            session.learn(ref, welcome.state, known)
         return session
 
     def close(self) -> None:
@@ -326,6 +329,13 @@ class Session:
     def trees(self) -> Trees:
         """What it reads trees from."""
         return self.replica
+
+    def settle(self) -> None:
+        """End what an operation that failed has left half said, and what was asked for and is not wanted any more."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.drain(self.link)
+        self.link.give_up()
 
     # The two stories, told in `transfer.py`
 
@@ -420,12 +430,14 @@ class Session:
 
     def refs(self) -> list[Ref]:
         """All refs of the volume, by name."""
-        self.link.give_up()
+        self.settle()
         found: list[protocol.RefState] = []
         more = True
         while more:
-            page = self.link.ask(protocol.Refs(found[-1].name if found else ""), protocol.RefList)
+            after = found[-1].name if found else ""
+            page = self.link.ask(protocol.Refs(after), protocol.RefList)
             found += page.refs
+            _check_order([after, *(ref.name for ref in page.refs)])
             more = page.more and bool(page.refs)
         return [
             Ref(
@@ -443,17 +455,18 @@ class Session:
 
     def log_with_seq(self, ref: str) -> Iterator[tuple[int, Snapshot]]:
         """The same, each with the seq of the entry that committed it."""
-        self.link.give_up()
+        self.settle()
         before_seq, more = (1 << 63) - 1, True
         while more:
             page = self.link.ask(protocol.Log(check_ref(ref), before_seq), protocol.LogPage)
+            _check_order([-before_seq, *(-state.seq for state in page.states)])
             yield from ((state.seq, self._proved(state)) for state in page.states)
             more = page.more and bool(page.states)
             before_seq = page.states[-1].seq if page.states else 0
 
     def status(self) -> Status:
         """How large the volume is, at its origin."""
-        self.link.give_up()
+        self.settle()
         return Status.from_fields(self.link.ask(protocol.Status(), protocol.StatusReply).fields, path=self.origin)
 
     @property
@@ -492,11 +505,11 @@ class Session:
 
         What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
         """
-        self.link.give_up()
         asked, self._asked = self._asked, None
         if asked is None or asked.what != (ref, when, path) or not data:
             if asked is not None:
                 asked.drain(self.link)
+            self.link.give_up()
             asked = _ask(self.link, self.replica, ref, when, path, data=data)
         base, request = asked.base, asked.request
         planned = self.link.hear(request, protocol.Planned)
@@ -512,7 +525,7 @@ class Session:
         used = base if planned.base else None
         with _Filling(self) as filling:
             root = used.snapshot.root if used is not None else None
-            tree = filling.take(request, root, sparse=not asked.data or bool(path))
+            tree = filling.take(request, root, _budget_of(planned), sparse=not asked.data or bool(path))
             snapshot = _snapshot(planned, tree, used, self.replica.keys)
             filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
@@ -521,13 +534,13 @@ class Session:
 
     def fetch(self, extents: Sequence[Extent]) -> None:
         """Bring ranges here, by address."""
-        self.link.give_up()
+        self.settle()
         for start in range(0, len(extents), protocol.FETCH_EXTENTS_MAX):
             part = extents[start : start + protocol.FETCH_EXTENTS_MAX]
             packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)
             request = self.link.say(protocol.Fetch(extents=packed))
             with _Filling(self) as filling:
-                filling.take(request, None, sparse=False)
+                filling.take(request, None, _Budget(sum(length for _, length in part), 0), sparse=False)
                 filling.record(None, 0, ref=None)
 
     def discard(self, why: str) -> None:
@@ -549,10 +562,17 @@ class _Asked:
     """Whether content was asked for: not where that of the base is not all here."""
 
     def drain(self, link: Link) -> None:
-        """Let the answer pass: it is of no use any more."""
-        with suppress(PacketFSError):
-            while not isinstance(link.next(self.request), protocol.Done):
-                pass
+        """Let the answer pass: it is of no use any more. DamagedError if it never ends."""
+        budget = _Budget(0, 0)
+        try:
+            while not isinstance(message := link.next(self.request), protocol.Done):
+                if isinstance(message, protocol.Planned):
+                    budget = _budget_of(message)
+                elif isinstance(message, protocol.Literals | protocol.Tree):
+                    budget.spend(literal_bytes=memoryview(message.body).nbytes)
+        except PacketFSError as error:
+            if not protocol.said_by_peer(error):
+                raise
 
 
 def _ask(link: Link, replica: Replica | None, ref: str, when: str, path: bytes, *, data: bool) -> _Asked:
@@ -594,6 +614,33 @@ def _snapshot(planned: protocol.Planned, tree: tuple[bytes, bytes] | None, base:
     return made
 
 
+class _Budget:
+    """How much an answer may be. Without it one that never ends would fill the disk."""
+
+    def __init__(self, literal_bytes: int, tree_bytes: int) -> None:
+        self._literal_bytes = literal_bytes + literal_bytes // 64 + _BUDGET_SLACK_BYTES
+        self._tree_bytes = tree_bytes + _BUDGET_SLACK_BYTES
+
+    def spend(self, *, literal_bytes: int = 0, tree_bytes: int = 0) -> None:
+        """Take note of what has come; DamagedError once it is more than can have been meant."""
+        self._literal_bytes -= literal_bytes
+        self._tree_bytes -= tree_bytes
+        if self._literal_bytes < 0 or self._tree_bytes < 0:
+            raise DamagedError(
+                "the origin sends more than what was asked for can be",
+                code="transfer-damaged",
+                hint="verify the volume at its origin",
+            )
+
+
+def _budget_of(planned: protocol.Planned) -> _Budget:
+    """What the tree of a snapshot and its content can be, if it says the truth of itself."""
+    data = planned.snapshot
+    numbers = decode_snapshot(data, b"").statistics if data else statistics_from(planned.statistics)
+    entries = numbers.files + numbers.directories + numbers.symlinks
+    return _Budget(numbers.logical_bytes, entries * _ENTRY_BYTES_MAX)
+
+
 class _Filling:
     """Segments of the replica that are being filled with what the origin sends. A context manager."""
 
@@ -612,7 +659,7 @@ class _Filling:
         if error is not None:
             self._session.replica.forget_uncommitted()
 
-    def take(self, request: int, base: bytes | None, *, sparse: bool) -> tuple[bytes, bytes] | None:
+    def take(self, request: int, base: bytes | None, budget: "_Budget", *, sparse: bool) -> tuple[bytes, bytes] | None:
         """Take literals and tree until the origin is done; the root that the tree has, if any came.
 
         `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
@@ -622,18 +669,23 @@ class _Filling:
         grows = False
         while True:
             message = session.link.next(request)
-            if isinstance(message, protocol.Literals):
-                incoming.literals(message.body)
-            elif isinstance(message, protocol.Tree):
-                if not grows:
-                    incoming.begin_tree(base, sparse=sparse)
-                    grows = True
-                incoming.tree(message.body)
-            elif isinstance(message, protocol.Done):
-                session.done = message
-                return incoming.finish_tree() if grows else None
-            else:
-                raise AssertionError("the protocol lets nothing else come here")
+            try:
+                if isinstance(message, protocol.Literals):
+                    budget.spend(literal_bytes=max(incoming.literals(message.body), memoryview(message.body).nbytes))
+                elif isinstance(message, protocol.Tree):
+                    if not grows:
+                        incoming.begin_tree(base, sparse=sparse)
+                        grows = True
+                    budget.spend(tree_bytes=memoryview(message.body).nbytes)
+                    incoming.tree(message.body)
+                elif isinstance(message, protocol.Done):
+                    session.done = message
+                    return incoming.finish_tree() if grows else None
+                else:
+                    raise AssertionError("the protocol lets nothing else come here")
+            except RefusedError as error:
+                # Something else is where this belongs: one of the two is not from this volume's history.
+                raise DamagedError(f"the replica and its origin contradict each other: {error.message}") from None
 
     def record(self, snapshot: Snapshot | None, seq: int, *, ref: str | None) -> None:
         """Make what arrived durable, and write down that it is here."""
@@ -647,6 +699,12 @@ class _Filling:
         if segment not in self._leases:
             self._leases[segment] = self._session.replica.lease(segment, 0, fill=True)
         return self._leases[segment]
+
+
+def _check_order(values: Sequence[str] | Sequence[int]) -> None:
+    """InvalidError unless they ascend: pages that do not go on would never end."""
+    if any(one >= other for one, other in pairwise(values)):  # type: ignore[operator]
+        raise InvalidError("the peer's list is not in order", code="protocol-violation")
 
 
 def _identity(welcome: protocol.Welcome, origin: str, cache_bytes: int | None) -> Identity:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from packetfs import kernel
-from packetfs.errors import ConflictError, DamagedError
+from packetfs.errors import ConflictError, DamagedError, RefusedError
 from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
@@ -71,14 +71,14 @@ def push(
 ) -> Pushed:
     """Store sources or a stream as the next snapshot of `ref` at the origin. See `Volume.push`: it promises the same.
 
-    If this raises, the ref is where it was. What the origin has received until then stays there, so that running it
-    again sends the rest.
+    If this raises, the ref is where it was; when the connection ends while one waits for the commit, it may have
+    moved. What the origin has received until then stays there, so that running it again sends the rest.
     """
     session.check_writer()
     check_ref(ref)
     meter = _Meter(session)
     while True:
-        session.link.give_up()
+        session.settle()
         known, fresh = session.current(ref)
         try:
             report, counts = _push_once(
@@ -89,8 +89,9 @@ def push(
             session.replica.forget_uncommitted()
             if isinstance(what, Stream) or not retries(error, fresh=fresh):
                 raise
-        except DamagedError as error:
+        except (DamagedError, RefusedError) as error:
             if isinstance(what, Stream) or not meter.may_discard(error):
+                session.replica.forget_uncommitted()
                 raise
             session.discard(error.message)
         except BaseException:
@@ -379,10 +380,13 @@ class _Meter:
         self._discarded = False
         session.done = protocol.Done()
 
-    def may_discard(self, error: DamagedError) -> bool:
-        """Whether `error` is the replica's, which can be had again, and it is the first time."""
+    def may_discard(self, error: DamagedError | RefusedError) -> bool:
+        """Whether `error` is the replica's, which can be had again, and it is the first time.
+
+        The kernel refuses to put a chunk where another one is: then the replica contradicts its origin.
+        """
         first, self._discarded = not self._discarded, True
-        return first and error.code == DamagedError.default_code and not protocol.said_by_peer(error)
+        return first and error.code == type(error).default_code and not protocol.said_by_peer(error)
 
     def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
         """All of it."""

@@ -421,7 +421,7 @@ class Welcome(_Message, frozen=True, array_like=True):
     protocol: Natural
     software: Name
     volume_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    chunks: Annotated[list[Natural], Meta(min_length=4, max_length=4)]
+    chunks: Annotated[list[Annotated[int, Meta(ge=0, lt=1 << 32)]], Meta(min_length=4, max_length=4)]
     """min, avg, max, normalisation."""
     keys: Annotated[bytes, Meta(max_length=64)]
     """Digest key, and for who may write the cut key: `Space.peer_keys`."""
