@@ -210,7 +210,8 @@ def _pair_median(pairs: Sequence[Case], figures: Figures) -> Verdict:
     def ratios(subject: str) -> list[float]:
         found = []
         for case in pairs:
-            value, bound = figures.of(case.name, subject, "wire_bytes"), figures.of(case.name, PATCH, "wire_bytes")
+            value = figures.net(case.name, subject, case.goals[0])
+            bound = figures.of(case.name, PATCH, "wire_bytes")
             if value is not None and bound:
                 found.append(value / bound)
         return found

@@ -15,7 +15,7 @@ from bench import cases as rows
 from bench import harness, measure
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
-from bench.movers import everyone
+from bench.movers import everyone, times_column
 from bench.transfer import Run, judge, report, shown
 
 
@@ -285,3 +285,12 @@ def test_cpu_of_a_process_includes_the_children_that_it_waited_for() -> None:
         child.communicate()
 
     assert used >= 0.1
+
+
+def test_the_bound_carries_the_time_of_every_entry(tree: Path) -> None:
+    before = times_column(tree)
+
+    os.utime(tree / "small/3/1004", ns=(1, 1))
+
+    assert len(before) == 8 * (1 + sum(1 for _ in tree.rglob("*")))
+    assert times_column(tree) != before
