@@ -432,6 +432,7 @@ def test_a_tree_without_a_beginning_or_from_an_unknown_base_is_refused(stage: St
         assert isinstance(peer.ask(protocol.Check("main")), protocol.State)  # that was an answer: the session goes on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [FrameType.LITERALS, FrameType.TREE])
 def test_whatever_bytes_a_body_has_it_is_refused(
     kind: FrameType, template: Stage, many: Callable[[int, int], int]

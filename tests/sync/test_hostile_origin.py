@@ -219,9 +219,7 @@ PULL_LIES: dict[str, tuple[type, Lie]] = {
     ("holds", "wants"),
     [
         ("nothing", None),
-        ("nothing", ("main", "latest", b"")),
         ("the old one", ("main", "latest", b"")),
-        ("the old one", ("main", "~1", b"d1")),
     ],
 )
 @pytest.mark.parametrize("lie", PULL_LIES.values(), ids=PULL_LIES)
@@ -371,6 +369,7 @@ def sound_literals(volume: Volume, address: int, data: bytes) -> protocol.Litera
     return protocol.Literals(literals(len(data), address=address, coded=data, check=check))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["wanted", "head", "beyond"])
 def test_sound_bytes_that_nobody_stored_are_not_shown_and_do_not_stand_in_the_way(
     place: str, stage: Stage, tmp_path: Path

@@ -253,6 +253,7 @@ def test_secrets_of_a_replica_are_for_its_owner_alone(origin: Origin, source: Pa
             assert stat.S_IMODE((place / name).stat().st_mode) == 0o600, name
 
 
+@pytest.mark.slow
 def test_of_two_sessions_with_one_replica_the_second_is_told_to_wait(
     origin: Origin, source: Path, tmp_path: Path
 ) -> None:
