@@ -76,7 +76,7 @@ def push(
     """
     session.check_writer()
     check_ref(ref)
-    meter = _Meter(session)
+    meter = _Meter(session, pushes=True)
     while True:
         session.settle()
         known, fresh = session.current(ref)
@@ -115,7 +115,7 @@ def pull(
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
     """Make the directory `target` hold what a snapshot has at `path`. See `checkout.pull`: it promises the same."""
-    meter = _Meter(session)
+    meter = _Meter(session, pushes=False)
     while True:
         try:
             snapshot, literal_bytes = session.receive(ref, str(when), path, data=True)
@@ -208,8 +208,12 @@ def _push_once(
             elif not dry_run and not fresh:
                 _confirm(session, ref, known)
             counts = sending.counts()
-        if cache is not None:
+            # Without a commit nobody has what was put into a lease: a stat cache that points there must not be believed.
+            is_there = changed or not sending.has_granted
+        if cache is not None and is_there:
             cache.publish()
+        if not is_there:
+            replica.forget_uncommitted()
     finally:
         if cache is not None:
             cache.discard()
@@ -262,6 +266,11 @@ class _Sending:
             self._thread.shutdown(wait=True, cancel_futures=error is not None)
         for lease in self._leases.values():
             lease.close()
+
+    @property
+    def has_granted(self) -> bool:
+        """Whether anything may have been put where only a commit makes it exist."""
+        return bool(self._begins)
 
     # What an ingest asks of its host: see `volume.ingest.Asking`.
 
@@ -373,8 +382,9 @@ class _Sending:
 class _Meter:
     """What an operation costs, from when this was made."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, pushes: bool) -> None:
         self._session = session
+        self._pushes = pushes
         self._begun_s = session.env.monotonic_s()
         self._usage = Usage()
         self._discarded = False
@@ -386,7 +396,10 @@ class _Meter:
         The kernel refuses to put a chunk where another one is: then the replica contradicts its origin.
         """
         first, self._discarded = not self._discarded, True
-        return first and error.code == type(error).default_code and not protocol.said_by_peer(error)
+        if protocol.said_by_peer(error):
+            # What was sent points to bytes that the origin does not have: so does what is remembered here.
+            return first and self._pushes and isinstance(error, DamagedError)
+        return first and error.code == type(error).default_code
 
     def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
         """All of it."""
