@@ -251,7 +251,8 @@ def test_a_push_that_was_committed_and_not_written_down_here_does_no_harm(
     origin: Origin, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the origin's commit and our own record. The next push finds nothing to commit, and keeps nothing
-    that points into a lease which nobody has (found by the 27th of 250 kills)."""
+    that points into a lease which nobody has (found by the 27th of 250 kills).
+    """
     with origin.connect() as session:
         session.push(sources_of([rested(source)]), "main")
     (source / "d1" / "new").write_bytes(random.Random(4).randbytes(100_000))

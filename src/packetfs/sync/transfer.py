@@ -208,7 +208,7 @@ def _push_once(
             elif not dry_run and not fresh:
                 _confirm(session, ref, known)
             counts = sending.counts()
-            # Without a commit nobody has what was put into a lease: a stat cache that points there must not be believed.
+            # Without a commit nobody has what was put into a lease: no stat cache may point there.
             is_there = changed or not sending.has_granted
         if cache is not None and is_there:
             cache.publish()
