@@ -28,6 +28,7 @@ __all__ = [
     "decode_root",
     "derive_key",
     "fault_point",
+    "give_back_memory",
     "ingest",
     "ingest_stream",
     "keyed_digest",
@@ -47,6 +48,9 @@ def crc32c(data: Buffer, seed: int = 0) -> int:
 
 def crash_at(n: int) -> None:
     """Arm a crash, for tests: the process dies by SIGKILL at the n-th sync, rename or unlink from now."""
+
+def give_back_memory() -> None:
+    """Have memory that was freed given back to the system, in this whole process: for programs of our own to call."""
 
 def fault_point() -> None:
     """Called right before something becomes durable or visible; it is where an armed crash happens."""
@@ -281,7 +285,8 @@ class Outgoing:
 class Incoming:
     """One transfer, as the side sees it that receives: it believes nothing and makes nothing durable.
 
-    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment.
+    `lease_for(segment)` gives the lease of a segment that the peer may fill, or raises; it is called once a segment and
+    must not use this object.
     After an error the transfer is over: drop the leases without having synced them.
     """
 

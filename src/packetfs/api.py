@@ -46,6 +46,7 @@ def connect(
     location: str | Location,
     *,
     ref: str = "",
+    wants: tuple[str, str, bytes] | None = None,
     writes: bool = True,
     create: bool = False,
     ssh: str = "ssh",
@@ -59,9 +60,11 @@ def connect(
     """A session with the machine that a volume is on, to be used in a `with`; `push` and `pull` take it like a volume.
 
     `location` names a volume over ssh (`host:/srv/volume`, `ssh://host/srv/volume`) or a replica on this machine, which
-    knows its origin. What was transferred stays in a replica here (at `replica`, by default in the user's data
-    directory), at most `cache_bytes` of it between operations (by default a tenth of the free disk), so that the next
-    transfer can point to it. `ssh` is the command, with options, that reaches the machine.
+    knows its origin. `ref` is what it is about, `wants` (ref, when, path) what will be pulled first: each saves a round
+    trip and neither is needed. What was transferred stays in a replica here (at `replica`, by default in the
+    user's data directory), at most `cache_bytes` of it between operations (by default a tenth of the free disk), so
+    that the next transfer can point to it; with `whole` all of it. `ssh` is the command, with options, that reaches the
+    machine.
     """
     from packetfs.sync.remote import connect
 
@@ -69,6 +72,7 @@ def connect(
     return connect(
         place,
         ref=ref,
+        wants=wants,
         writes=writes,
         create=create,
         ssh=ssh,

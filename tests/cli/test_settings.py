@@ -16,6 +16,10 @@ LADDER: list[tuple[str, Any, tuple[str, str, Any], tuple[str, Any], Any]] = [
     ("lock_wait_s", 1.0, ("PACKETFS_LOCK_WAIT", "2", 2.0), ('lock-wait = "1h"', 3600.0), LOCK_WAIT_S),
     ("progress", True, ("PACKETFS_PROGRESS", "0", False), ("progress = false", False), True),
     ("json", False, ("PACKETFS_JSON", "yes", True), ("json = true", True), False),
+    ("ssh", "ssh -4", ("PACKETFS_SSH", "ssh -p 1", "ssh -p 1"), ('ssh = "ssh -v"', "ssh -v"), "ssh"),
+    ("remote_packetfs", "/a", ("PACKETFS_REMOTE", "/b", "/b"), ('remote-packetfs = "/c"', "/c"), "packetfs"),
+    ("cache_bytes", 1, ("PACKETFS_CACHE_SIZE", "1.5K", 1536), ('cache-size = "2G"', 2 << 30), None),
+    ("cache_bytes", 1, ("PACKETFS_CACHE_SIZE", "7", 7), ("cache-size = 5", 5), None),
     ("verbosity", 1, ("PACKETFS_VERBOSITY", "-1", -1), ("verbosity = -1", -1), 0),
 ]
 
@@ -53,7 +57,9 @@ def test_the_file_is_where_platformdirs_says(monkeypatch: pytest.MonkeyPatch, tm
         assert _default_path(environment) == str(expected)
 
 
-@pytest.mark.parametrize("text", ["volum = 1", "lock-wait = []", "not toml", 'lock-wait = "soon"', "lock-wait = -1"])
+@pytest.mark.parametrize(
+    "text", ["volum = 1", "lock-wait = []", "not toml", 'lock-wait = "soon"', "lock-wait = -1", 'cache-size = "much"']
+)
 def test_a_file_that_says_nonsense_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text)

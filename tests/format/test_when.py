@@ -68,6 +68,11 @@ def test_anything_else_is_a_usage_error_that_shows_how_to_write_it(text: str) ->
     assert "2026-11-20" in caught.value.hint
 
 
+def test_a_time_that_no_journal_can_say_is_the_first_or_the_last_one_that_it_can() -> None:
+    assert at("0001-01-01") == -((1 << 63) - 1)
+    assert at("9998-12-31") == (1 << 63) - 1
+
+
 @given(
     st.builds(Back, st.integers(0, 999_999_999))
     | st.builds(ById, st.text("0123456789abcdef", min_size=8, max_size=64))

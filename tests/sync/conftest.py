@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 
 from packetfs.format.location import Endpoint, Location
+from packetfs.sync import serve
 from packetfs.sync.remote import over
-from packetfs.sync.serve import serve
 from packetfs.sync.session import Session
 from packetfs.wire.connection import Connection
-from packetfs.wire.transports import memory_pair
+from packetfs.wire.transports import Transport, memory_pair
 from tests.volume.conftest import grown
 
 Connect = Callable[..., Session]
+
+
+def answer_honestly(connection: Connection) -> None:
+    serve.serve(connection, lock_wait_s=5)
 
 
 class Origin:
@@ -36,14 +40,21 @@ class Origin:
         create: bool = True,
         cache_bytes: int | None = None,
         whole: bool = False,
+        wants: tuple[str, str, bytes] | None = None,
+        wrap: Callable[[Transport], Transport] = lambda transport: transport,
+        serve: Callable[[Connection], None] = answer_honestly,
+        patience_s: float = 60,
     ) -> Session:
-        """A session of the machine `client`, which has a replica of its own."""
+        """A session of the machine `client`, which has a replica of its own.
+
+        `wrap` is the network between, `serve` the far side.
+        """
         near, far = memory_pair()
 
         def answer() -> None:
             connection = Connection(far)
             try:
-                serve(connection, lock_wait_s=5)
+                serve(connection)
             except BaseException as error:  # noqa: BLE001 - the test fails by it, in `close`
                 self.failures.append(error)
             finally:
@@ -54,15 +65,17 @@ class Origin:
         self._threads.append(thread)
         place = Location(str(self.path), endpoint=Endpoint("ssh", "origin"))
         session = over(
-            near,
+            wrap(near),
             place,
             ref=ref,
             writes=writes,
             create=create and writes,
             cache_bytes=cache_bytes,
             whole=whole,
+            wants=wants,
             replica=str(self.replicas / client),
             lock_wait_s=1,
+            patience_s=patience_s,
         )
         self._sessions.append(session)
         return session

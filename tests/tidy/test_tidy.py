@@ -34,6 +34,7 @@ PUBLIC_NAMES = [
     "Volume",
     "__version__",
     "compare",
+    "connect",
     "create",
     "open",
     "pull",

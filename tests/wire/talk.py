@@ -58,21 +58,20 @@ WELCOME = Welcome(
     chunks=[8192, 32768, 131072, 2],
     keys=bytes(range(128, 192)),
     seq=7,
-    hash=HASH,
+    hash=HASH[:8],
     unique_bytes=1_000_000,
     created_ns=TIME_NS,
     state=State(7, ID),
 )
 COMMIT = Commit(
     "main",
-    expected=ID,
-    root_digest=NEW_ID,
+    root_digest=NEW_ID[:16],
     host="host.example",
     user="ann",
     paths=[b"/home/ann"],
     statistics=list(msgspec.structs.astuple(Statistics(files=3, logical_bytes=4096))),
 )
-COMMITTED = Committed(8, TIME_NS, HASH, NEW_ID, leased_segment=5, leased_head=8192)
+COMMITTED = Committed(8, TIME_NS, HASH[:8], NEW_ID[:16], leased_segment=5, leased_head=8192)
 
 SAMPLES: dict[FrameType, Message] = {
     FrameType.HELLO: HELLO,
@@ -81,7 +80,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.ASK: Ask(bytes(16)),
     FrameType.LEASE: Lease(),
     FrameType.COMMIT: COMMIT,
-    FrameType.WANT: Want("main", base=ID),
+    FrameType.WANT: Want("main", base=ID[:16]),
     FrameType.FETCH: Fetch(bytes(32)),
     FrameType.REFS: Refs(),
     FrameType.LOG: Log("main"),
@@ -89,14 +88,14 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.BYE: Bye(),
     FrameType.LITERALS: Literals(b"literals"),
     FrameType.TREE: Tree(b"tree"),
-    FrameType.BEGIN: Begin(ID),
+    FrameType.BEGIN: Begin(ID[:16]),
     FrameType.WELCOME: WELCOME,
     FrameType.STATE: State(7, ID, b"snapshot"),
     FrameType.KNOWN: Known(bytes(88)),
     FrameType.LEASED: Leased(5, 4096),
     FrameType.ACK: Ack(8 << 20),
     FrameType.COMMITTED: COMMITTED,
-    FrameType.PLANNED: Planned(8, NEW_ID, b"snapshot", ID),
+    FrameType.PLANNED: Planned(8, NEW_ID[:16], ID[:16], time_ns=TIME_NS, statistics=[3], message="why"),
     FrameType.DONE: Done(100, 50, 20, 7, cpu_ms=30, anonymous_kib=9000),
     FrameType.REF_LIST: RefList([RefState("main", 7, TIME_NS, ID, b"snapshot")], more=True),
     FrameType.LOG_PAGE: LogPage([State(7, ID, b"snapshot")]),

@@ -247,12 +247,12 @@ def test_a_request_that_skips_a_number_is_refused() -> None:
 
 def test_a_want_is_planned_then_streamed_then_done() -> None:
     talk = talk_in(Phase.READY, "read")
-    talk.ask(talk.client.want(protocol.Want("main", base=ID)))
-    talk.answer(talk.origin.planned(Planned(8, ID, b"snapshot", ID)))
+    talk.ask(talk.client.want(protocol.Want("main", base=ID[:16])))
+    talk.answer(talk.origin.planned(Planned(8, ID[:16], ID[:16])))
     talk.answer(talk.origin.tree(b"tree"))
     talk.answer(talk.origin.literals(b"literals"))
     with pytest.raises(AssertionError):
-        talk.origin.planned(Planned(8, ID, b"snapshot"))
+        talk.origin.planned(Planned(8, ID[:16]))
 
     talk.answer(talk.origin.done(protocol.Done()))
 
@@ -273,8 +273,8 @@ def test_nothing_is_pushed_while_a_pull_streams() -> None:
     ("asked", "answer", "says"),
     [
         (protocol.Ask(bytes(16)), Known(bytes(44)), "more or fewer records"),
-        (protocol.Want("main", base=ID), Planned(8, ID, b"", bytes(32)), "base that was not offered"),
-        (protocol.Want("main"), Planned(8, ID, b"", ID), "base that was not offered"),
+        (protocol.Want("main", base=ID[:16]), Planned(8, ID[:16], bytes(16)), "base that was not offered"),
+        (protocol.Want("main"), Planned(8, ID[:16], ID[:16]), "base that was not offered"),
     ],
 )
 def test_an_answer_that_does_not_fit_its_question_is_refused(asked: Message, answer: Message, says: str) -> None:
@@ -342,7 +342,7 @@ def test_text_that_is_not_utf8_can_be_said() -> None:
     error = errors.NotFoundError("no caf\udce9", path="caf\udce9", raw=b"\xff")
     failure = cast("Failure", decode(Frame(FrameType.FAILURE, 0, msgspec.msgpack.encode(Failure.of(error)))))
     talk = talk_in(Phase.READY)
-    heard = talk.ask(talk.client.commit(Commit("main", b"", ID, host="caf\udce9", message="\udcff")))
+    heard = talk.ask(talk.client.commit(Commit("main", ID[:16], host="caf\udce9", message="\udcff")))
 
     assert failure.message == "no caf\\udce9"
     assert failure.values == {"path": "caf\\udce9", "raw": "ff"}
@@ -357,6 +357,7 @@ def test_too_many_source_paths_are_cut_to_more_than_a_snapshot_keeps() -> None:
     heard = talk.ask(talk.client.commit(msgspec.structs.replace(COMMIT, paths=paths)))
 
     assert isinstance(heard, Commit)
+    assert heard.paths is not None
     assert heard.paths == paths[: len(heard.paths)]
     assert 16 << 10 < sum(map(len, heard.paths)) <= 64 << 10
 

@@ -399,6 +399,7 @@ impl Lease {
             self.flush()?;
             self.close_batch()?;
             self.write_table()?;
+            self.shrink();
         }
         Ok(self.written())
     }
@@ -424,6 +425,7 @@ impl Lease {
             self.fresh = false;
         }
         self.dirty = false;
+        self.shrink();
         Ok(())
     }
 
@@ -451,6 +453,12 @@ impl Lease {
         self.buffer = buffer;
         self.buffer.clear();
         Ok(())
+    }
+
+    /// Gives the buffer's memory back: a session may hold a lease for each of a thousand segments.
+    fn shrink(&mut self) {
+        self.buffer = Vec::new();
+        self.encoded = Vec::new();
     }
 
     fn write_data(&mut self, bytes: &[u8], offset: u64) -> Result<()> {

@@ -9,6 +9,7 @@ mod chunker;
 mod entry;
 mod failure;
 mod lent;
+mod memory;
 mod space;
 mod sweep;
 mod transfer;
@@ -43,6 +44,11 @@ fn keyed_digest<'py>(py: Python<'py>, key: &[u8], data: PyBuffer<u8>) -> PyResul
 }
 
 #[pyfunction]
+fn give_back_memory() {
+    memory::give_back();
+}
+
+#[pyfunction]
 fn crash_at(n: u32) {
     fault::crash_at(n);
 }
@@ -63,6 +69,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(keyed_digest, module)?)?;
     module.add_function(wrap_pyfunction!(checksum::crc32c, module)?)?;
     module.add_function(wrap_pyfunction!(crash_at, module)?)?;
+    module.add_function(wrap_pyfunction!(give_back_memory, module)?)?;
     module.add_function(wrap_pyfunction!(fault_point, module)?)?;
     module.add_class::<chunker::Chunker>()?;
     module.add_class::<entry::Entry>()?;

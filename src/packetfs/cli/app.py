@@ -27,10 +27,10 @@ COMMANDS: Final = {
     "log": ("log", "List the snapshots of a ref, newest first."),
     "refs": ("refs", "List the refs of a volume."),
     "status": ("status", "Tell how large a volume is and where its journal stands."),
-    "clone": ("clone", "Make a replica of another machine's volume here."),
+    "clone": ("clone", "Make a replica of another machine's volume in DIR, or bring it up to date."),
     "verify": ("verify", "Check every byte of a volume against its digest."),
     "rebuild": ("rebuild", "Recover a lost or damaged journal from the segments."),
-    "serve": ("serve", "Answer one peer on standard input and output; ssh runs this."),
+    "serve": ("serve", "Answer one peer on standard input and output."),
     "completion": ("completion", "Print the script that completes `packetfs` in a shell."),
     "version": ("version", "Print the versions of PacketFS and what it stands on."),
 }

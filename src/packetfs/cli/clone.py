@@ -17,7 +17,6 @@ from packetfs.errors import RefusedError, UsageError
     examples="""
 packetfs clone ada@host:/srv/volume ~/volume
 packetfs clone --full ada@host:/srv/volume /backup/volume
-packetfs pull ~/volume::main ~/project
 """,
 )
 @click.argument("location", metavar="[USER@]HOST:VOLUME", shell_complete=paths)
@@ -33,8 +32,10 @@ def clone(invocation: Invocation, *, location: str, directory: str, full: bool) 
     """
     from packetfs import api
     from packetfs.sync.clone import clone as bring
+    from packetfs.sync.usage import prepare_process
     from packetfs.volume.replica import is_replica
 
+    prepare_process()
     output, chosen = invocation.output, invocation.settings
     place = invocation.location(location, remote=True)
     if place.endpoint is None:

@@ -84,19 +84,19 @@ class Invocation:
             return self.location(text, remote=remote)
         return _reachable(location) if remote else _local(location)
 
-    def open(self, location: Location) -> "Opened":
+    def open(self, location: Location, *, pulls: bool = False) -> "Opened":
         """The volume at `location`, open; one on another machine, or a replica of it, as a session with its origin."""
         from packetfs import api
         from packetfs.volume.replica import is_replica
 
         opened: Opened
         if location.endpoint is not None:
-            opened = self.session(location)
+            opened = self.session(location, pulls=pulls)
         elif is_replica(location.volume):
             opened = api.open_replica(location.volume, lock_wait_s=self.settings.lock_wait_s)
             if not opened.is_whole:
                 opened.close()
-                opened = self.session(location)
+                opened = self.session(location, pulls=pulls)
         else:
             return self.volume_here(location)
         self.tell_of_index(opened)
@@ -110,14 +110,19 @@ class Invocation:
         self.tell_of_index(opened)
         return opened
 
-    def session(self, location: Location, *, writes: bool = False, create: bool = False) -> "Session":
-        """A session with the machine that `location` is on."""
+    def session(
+        self, location: Location, *, writes: bool = False, create: bool = False, pulls: bool = False
+    ) -> "Session":
+        """A session with the machine that `location` is on; one that `pulls` asks for what is there at once."""
         from packetfs import api
+        from packetfs.sync.usage import prepare_process
 
+        prepare_process()
         chosen = self.settings
         return api.connect(
             location,
             ref=location.line,
+            wants=(location.line, str(location.when), location.path) if pulls else None,
             writes=writes,
             create=create,
             ssh=chosen.ssh,

@@ -59,7 +59,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 output.detail(change, text)
 
     traffic: Traffic | None = None
-    with invocation.open(place) as volume, output.meter("pull", prints_data=dry_run) as meter:
+    with invocation.open(place, pulls=True) as volume, output.meter("pull", prints_data=dry_run) as meter:
         if not isinstance(volume, Session):
             report = pull_into(
                 volume,

@@ -23,9 +23,11 @@ def serve(invocation: Invocation, *, stdio: bool) -> None:
     if not stdio:
         raise UsageError("say how: this version answers on standard input and output only", hint="add --stdio")
     from packetfs.sync.serve import serve as answer
+    from packetfs.sync.usage import prepare_process
     from packetfs.wire.connection import Connection
     from packetfs.wire.transports import Stdio
 
+    prepare_process()
     connection = Connection(Stdio())
     try:
         answer(connection, lock_wait_s=invocation.settings.lock_wait_s)

@@ -29,6 +29,7 @@ _TIME = re.compile(
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS: Final = 1_000_000_000
+_TIME_NS_MAX: Final = (1 << 63) - 1  # the last that a journal can say, in the year 2262; nothing is later
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def _last_instant_ns(found: re.Match[str], zone: tzinfo | None) -> int:
         # Calendar arithmetic before the zone: a day on which clocks change ends at midnight all the same.
         end, rest_ns = begin + span, -1
     since = _with_zone(end, offset, zone) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * _SECOND_NS + rest_ns
+    since_ns = (since.days * 86_400 + since.seconds) * _SECOND_NS + rest_ns
+    return min(max(since_ns, -_TIME_NS_MAX), _TIME_NS_MAX)
 
 
 def _with_zone(moment: datetime, offset: str | None, zone: tzinfo | None) -> datetime:

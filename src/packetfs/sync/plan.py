@@ -1,11 +1,15 @@
-"""Decide what a transfer asks for and what it sends against; ask and send nothing."""
+"""Decide what a transfer asks for, what it sends against and what need not be said; ask and send nothing."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeVar
 
-from packetfs.errors import ConflictError
+from packetfs.errors import ConflictError, InvalidError
+from packetfs.format.snapshot import Statistics
 from packetfs.volume.replica import Kept
 
-__all__ = ["asks", "base_of", "retries"]
+__all__ = ["asks", "base_of", "numbers_of", "retries", "said_or", "statistics_from"]
+
+T = TypeVar("T")
 
 # Below this the answers cost more than the literals that they save (a record is 44 bytes, a chunk 32 KiB).
 _ASKED_BYTES_MIN: Final = 1 << 20
@@ -27,3 +31,21 @@ def retries(error: ConflictError, *, fresh: bool) -> bool:
     Only when what this side knew of the ref was older than the push: then nobody was first *during* it.
     """
     return error.code == "ref-moved" and not fresh
+
+
+def said_or(said: T | None, base: T) -> T:
+    """What was said; what was left out is as in the base."""
+    return base if said is None else said
+
+
+def numbers_of(statistics: Statistics) -> list[int]:
+    """Statistics as they travel."""
+    return [getattr(statistics, field) for field in Statistics.__struct_fields__]
+
+
+def statistics_from(numbers: Sequence[int]) -> Statistics:
+    """Statistics that came from a peer: informative, and nothing is decided by them."""
+    fields = Statistics.__struct_fields__
+    if len(numbers) > len(fields) or any(not 0 <= number < 1 << 63 for number in numbers):
+        raise InvalidError("these are no statistics of a snapshot", code="protocol-violation")
+    return Statistics(**dict(zip(fields, numbers, strict=False)))

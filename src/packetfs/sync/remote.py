@@ -13,16 +13,20 @@ from packetfs.volume.replica import Replica, is_replica
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Ssh, Transport
 
-__all__ = ["connect", "over"]
+__all__ = ["PATIENCE_S", "connect", "over"]
 
 _CACHE_BYTES_MIN: Final = 256 << 20
 _CACHE_SHARE: Final = 10  # of the free disk: a tenth is not missed
+# Longer than an origin thinks or syncs about anything (a plan of ten million files: a minute), and shorter than the two
+# hours after which TCP notices by itself that a machine is not there.
+PATIENCE_S: Final = 600.0
 
 
 def connect(
     location: Location,
     *,
     ref: str,
+    wants: tuple[str, str, bytes] | None = None,
     writes: bool,
     create: bool,
     ssh: str,
@@ -50,6 +54,7 @@ def connect(
         transport,
         location,
         ref=ref,
+        wants=wants,
         writes=writes,
         create=create,
         cache_bytes=cache_bytes,
@@ -66,6 +71,7 @@ def over(
     location: Location,
     *,
     ref: str = "",
+    wants: tuple[str, str, bytes] | None = None,
     writes: bool = True,
     create: bool = False,
     cache_bytes: int | None = None,
@@ -73,14 +79,18 @@ def over(
     replica: str | None = None,
     lock_wait_s: float = 10.0,
     discarded: Callable[[str], None] | None = None,
+    patience_s: float = PATIENCE_S,
     environment: Mapping[str, str] = os.environ,
     env: Env = SYSTEM,
 ) -> Session:
-    """A session over `transport` with the origin of the volume at `location`. With `whole`, nothing is evicted."""
+    """A session over `transport` with the origin of the volume at `location`. With `whole`, nothing is evicted.
+
+    An origin that owes an answer and says nothing for `patience_s` is taken for gone.
+    """
     origin = str(Location(location.volume, endpoint=location.endpoint))
     place = replica or replica_path(origin, environment)
     limit = None if whole else (cache_bytes if cache_bytes is not None else _default_cache_bytes(place))
-    connection = Connection(transport)
+    connection = Connection(transport, patience_s=patience_s)
     try:
         return Session.open(
             connection,
@@ -90,6 +100,7 @@ def over(
             writes=writes,
             create=create,
             ref=ref,
+            wants=wants,
             cache_bytes=limit,
             lock_wait_s=lock_wait_s,
             env=env,

@@ -6,7 +6,6 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 """
 
 import os
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -24,12 +23,13 @@ from packetfs.errors import (
 )
 from packetfs.format.address import Extent, segment_of
 from packetfs.format.location import check_ref, parse_path
-from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
+from packetfs.sync.plan import numbers_of, said_or, statistics_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
-from packetfs.volume.commit import Proposal, commit
+from packetfs.volume.commit import Proposal, commit, encode, proposal_of
 from packetfs.volume.space import Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -40,13 +40,14 @@ __all__ = ["serve"]
 # What a power cut at the origin can cost a push that is running: more often, and the syncs would slow the transfer.
 _CHECKPOINT_BYTES: Final = 32 << 20
 _ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to a peer again
+_PREFIX_BYTES: Final = 16  # of a digest or an id
+_HASH_BYTES: Final = 8
 _HELD_BYTES_MAX: Final = 64 << 10
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
 def serve(connection: Connection, *, lock_wait_s: float, env: Env = SYSTEM) -> None:
     """Answer one peer until it leaves. Raises nothing for what the peer did: that is said to the peer."""
-    _allow_many_files()
     with ExitStack() as stack:
         serving = _Serving(connection, lock_wait_s, env, stack)
         try:
@@ -74,6 +75,7 @@ class _Serving:
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
         self._incoming: kernel.Incoming | None = None
+        self._base: Snapshot | None = None
         self._unsaved_bytes = 0
         self._durable_bytes = 0
         self._answers: dict[type, Callable[..., Iterator[protocol.Message]]] = {
@@ -169,7 +171,7 @@ class _Serving:
             chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
             keys=volume.space.peer_keys,
             seq=position.seq,
-            hash=position.hash,
+            hash=position.hash[:_HASH_BYTES],
             unique_bytes=volume.status().unique_bytes,
             created=volume.created,
             created_ns=volume.descriptor.created_ns,
@@ -215,12 +217,7 @@ class _Serving:
         snapshot, seq = self._find(want.ref, want.when)
         base = self.volume.snapshot(want.base) if want.base else None
         same = base is not None and base[0].id == snapshot.id
-        if same:
-            yield protocol.Planned(seq=seq)
-        else:
-            yield protocol.Planned(
-                seq=seq, id=snapshot.id, snapshot=snapshot.data, base=base[0].id if base is not None else b""
-            )
+        yield protocol.Planned(seq=seq) if same else _planned(snapshot, seq, base[0] if base is not None else None)
         outgoing = kernel.Outgoing(self.volume.space)
         if not same:
             root = base[0].root if base is not None else None
@@ -270,7 +267,8 @@ class _Serving:
                 code="snapshot-not-found",
                 hint="the peer has to begin again: what it holds is not from this volume's history",
             )
-        self._receiving().begin_tree(base[0].root if base is not None else None)
+        self._base = base[0] if base is not None else None
+        self._receiving().begin_tree(self._base.root if self._base is not None else None)
         yield from ()
 
     def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
@@ -283,20 +281,21 @@ class _Serving:
         assert filling is not None, "the protocol lets nobody commit who did not greet as a writer"
         root, root_digest = incoming.finish_tree()
         self._incoming = None
-        if root_digest != wanted.root_digest:
+        if root_digest[:_PREFIX_BYTES] != wanted.root_digest:
             raise DamagedError(
                 "what was received is not the tree that was sent: its digest differs",
                 code="transfer-damaged",
                 hint="nothing was committed; run it again",
             )
+        base = self._base
         proposal = Proposal(
             root=root,
             root_digest=root_digest,
-            parent=wanted.expected,
-            host=wanted.host,
-            user=wanted.user,
-            paths=tuple(wanted.paths),
-            statistics=_statistics(wanted.statistics),
+            parent=base.id if base is not None else b"",
+            host=said_or(wanted.host, base.host if base is not None else ""),
+            user=said_or(wanted.user, base.user if base is not None else ""),
+            paths=tuple(said_or(wanted.paths, base.paths if base is not None else ())),
+            statistics=statistics_from(wanted.statistics),
             message=wanted.message,
             root_is_source=wanted.root_is_source,
         )
@@ -318,8 +317,8 @@ class _Serving:
         yield protocol.Committed(
             seq=done.position.seq,
             time_ns=done.snapshot.time_ns,
-            hash=done.position.hash,
-            id=done.snapshot.id,
+            hash=done.position.hash[:_HASH_BYTES],
+            id=done.snapshot.id[:_PREFIX_BYTES],
             leased_segment=leased.segment,
             leased_head=leased.head,
             cpu_ms=self._usage.cpu_ms(),
@@ -383,11 +382,24 @@ def _state(snapshot: Snapshot, seq: int) -> protocol.State:
     return protocol.State(seq=seq, id=snapshot.id, snapshot=snapshot.data)
 
 
-def _statistics(numbers: list[int]) -> Statistics:
-    fields = Statistics.__struct_fields__
-    if len(numbers) > len(fields) or any(not 0 <= number < 1 << 63 for number in numbers):
-        raise InvalidError("these are no statistics of a snapshot", code="protocol-violation")
-    return Statistics(**dict(zip(fields, numbers, strict=False)))
+def _planned(snapshot: Snapshot, seq: int, base: Snapshot | None) -> protocol.Planned:
+    """What a client needs to make the bytes of `snapshot` itself."""
+    used = base.id[:_PREFIX_BYTES] if base is not None else b""
+    if encode(proposal_of(snapshot), snapshot.time_ns) != snapshot.data:
+        return protocol.Planned(seq=seq, id=snapshot.id[:_PREFIX_BYTES], base=used, snapshot=snapshot.data)
+    return protocol.Planned(
+        seq=seq,
+        id=snapshot.id[:_PREFIX_BYTES],
+        base=used,
+        time_ns=snapshot.time_ns,
+        parent=None if base is not None and base.id == snapshot.parent else snapshot.parent,
+        host=None if base is not None and base.host == snapshot.host else snapshot.host,
+        user=None if base is not None and base.user == snapshot.user else snapshot.user,
+        paths=None if base is not None and base.paths == snapshot.paths else list(snapshot.paths),
+        statistics=numbers_of(snapshot.statistics),
+        message=snapshot.message,
+        root_is_source=snapshot.root_is_source,
+    )
 
 
 def _extents(packed: bytes) -> Iterator[Extent]:
@@ -396,10 +408,3 @@ def _extents(packed: bytes) -> Iterator[Extent]:
         if not segment_of(numbers[i]):
             raise InvalidError("a hole cannot be fetched", code="protocol-violation")
         yield numbers[i], numbers[i + 1]
-
-
-def _allow_many_files() -> None:
-    """A push of a hundred gigabytes fills sixteen hundred segments, which are all open until it is committed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
@@ -25,9 +26,10 @@ from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
-from packetfs.sync.plan import base_of
-from packetfs.sync.usage import Usage
+from packetfs.sync.plan import base_of, said_or, statistics_from
 from packetfs.volume import Ref, Source, Status
+from packetfs.volume.commit import Proposal, snapshot_of
+from packetfs.volume.keys import Keys
 from packetfs.volume.replica import Identity, Kept, Replica
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
@@ -37,10 +39,12 @@ from packetfs.wire.frames import Buffers
 if TYPE_CHECKING:
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
-__all__ = ["Link", "Session", "Traffic", "replica_path"]
+__all__ = ["ID_BYTES", "Link", "Session", "Traffic", "replica_path"]
 
 _HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
-_ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
+ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
+_BUDGET_SLACK_BYTES: Final = 32 << 20  # heads, lists of extents, entries that no statistics count
+_ENTRY_BYTES_MAX: Final = 1 << 20  # of attributes, in a script
 
 Answer = TypeVar("Answer", bound=protocol.Message)
 
@@ -90,11 +94,12 @@ class Link:
         self._heard: dict[int, deque[protocol.Message | PacketFSError]] = {}
         self._held: list[Buffers] = []
         self._held_bytes = 0
+        self._ended: PacketFSError | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more can be said."""
-        return self._client.phase is protocol.Phase.CLOSED
+        return self._ended is not None or self._client.phase is protocol.Phase.CLOSED
 
     def counters(self) -> tuple[int, int, int]:
         """Bytes sent, bytes received, round trips, so far."""
@@ -106,16 +111,47 @@ class Link:
 
         With `more` it may wait for what is said next: a small push is then one packet, not one for each of its frames.
         """
-        with self._saying:
-            with self._rules:
-                frame = self._client.say(message)
-                request = self._client.request
-            self._held.append(frame)
-            self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
-            if not more or self._held_bytes >= _HELD_BYTES_MAX:
-                held, self._held, self._held_bytes = self._held, [], 0
-                self.connection.send(*held)
+        try:
+            with self._saying:
+                with self._rules:
+                    if self._ended is not None:
+                        raise self._ended
+                    frame = self._client.say(message)
+                    request = self._client.request
+                self._held.append(frame)
+                self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
+                if not more or self._held_bytes >= _HELD_BYTES_MAX:
+                    self._send_held()
+        except UnavailableError as error:
+            raise self._last_words(error) from None
         return request
+
+    def flush(self) -> None:
+        """Send what waits."""
+        try:
+            with self._saying:
+                self._send_held()
+        except UnavailableError as error:
+            raise self._last_words(error) from None
+
+    def _send_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        if held:
+            self.connection.send(*held)
+
+    def give_up(self) -> None:
+        """Let the origin forget what a push that failed has said and not committed; it keeps the bytes.
+
+        A tree whose digest is zeros is none, so that commit is refused, which ends what it would have claimed.
+        """
+        if self._ended is not None or self._client.phase is not protocol.Phase.SENDING:
+            return
+        nothing = protocol.Commit(ref="none", root_digest=bytes(ID_BYTES))
+        try:
+            self.ask(nothing, protocol.Committed)
+        except PacketFSError:
+            if self.is_over:
+                raise
 
     def hear(self, request: int, kind: type[Answer]) -> Answer:
         """The next answer to `request`; what the origin could not do is raised."""
@@ -140,17 +176,36 @@ class Link:
         return self.hear(self.say(message), kind)
 
     def _hear_one(self) -> None:
-        frame = self.connection.receive()
+        try:
+            frame = self.connection.receive()
+        except PacketFSError as error:
+            raise self._over(error) from None
         try:
             with self._rules:
                 event = self._client.receive(frame)
         except PacketFSError as error:
             if not protocol.said_by_peer(error) or frame.request == 0:
-                raise
+                raise self._over(error) from None
             self._heard.setdefault(frame.request, deque()).append(error)
         else:
             if event.request:
                 self._heard.setdefault(event.request, deque()).append(event.message)
+
+    def _over(self, error: PacketFSError) -> PacketFSError:
+        """Nothing is said or heard any more; the error that is raised from now on, which is the first."""
+        with self._rules:
+            self._ended = self._ended or error
+        return self._ended
+
+    def _last_words(self, error: PacketFSError) -> PacketFSError:
+        """Why nothing can be sent any more: the origin may have said so before it left (its disk is full)."""
+        with self._hearing:
+            try:
+                while self._ended is None:
+                    self._hear_one()
+            except PacketFSError:
+                pass
+        return self._over(error)
 
 
 class Session:
@@ -165,10 +220,12 @@ class Session:
         self.env = env
         self.created = welcome.created
         self.writes = welcome.leased is not None
-        self.usage = Usage()
+        self.counted = (0, 0, 0)
+        """What has been put down to an operation of all that went over the wire; the greeting goes with the first."""
         self.origin_bytes = welcome.unique_bytes
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()
+        self._asked: _Asked | None = None
         self._known: dict[str, Snapshot | None] = {}
         self._fresh: set[str] = set()
 
@@ -183,6 +240,7 @@ class Session:
         writes: bool = False,
         create: bool = False,
         ref: str = "",
+        wants: tuple[str, str, bytes] | None = None,
         cache_bytes: int | None = None,
         lock_wait_s: float = 10.0,
         env: Env = SYSTEM,
@@ -191,14 +249,15 @@ class Session:
         """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
-        its state comes with the greeting. `discarded` is told why an older replica was of no use.
+        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once.
+        `discarded` is told why an older replica was of no use.
         """
         replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
         try:
             known = replica.ref(ref) if replica is not None and ref else None
             position = replica.position if replica is not None else None
             link = Link(connection)
-            welcome = link.ask(
+            greeting = link.say(
                 protocol.Hello(
                     protocol=protocol.PROTOCOL,
                     software=VERSION,
@@ -206,13 +265,22 @@ class Session:
                     intent="write" if writes else "read",
                     create=create,
                     ref=ref,
-                    known=known.snapshot.id[:_ID_BYTES] if known is not None else b"",
+                    known=known.snapshot.id[:ID_BYTES] if known is not None else b"",
                     known_seq=position.seq if position is not None else 0,
                     known_hash=position.hash[:8] if position is not None else b"",
                 ),
-                protocol.Welcome,
+                more=wants is not None,
             )
+            asked = None
+            if wants is not None:
+                with suppress(DamagedError):  # the pull itself will find out, and knows what to do about it
+                    asked = _ask(link, replica, *wants, data=True)
+                link.flush()
+            welcome = link.hear(greeting, protocol.Welcome)
             why = _useless(replica, welcome)
+            if why and asked is not None:
+                asked.drain(link)
+                asked = None
             if replica is None or why:
                 if replica is not None:
                     replica.close()
@@ -223,16 +291,17 @@ class Session:
                 known = None
             elif cache_bytes is not None and replica.identity.cache_bytes is not None:
                 replica.limit(cache_bytes)
+            session = cls(link, replica, welcome, origin=origin, env=env)
+            session._asked = asked
+            here = Position(welcome.seq, welcome.hash)
+            if replica.position != here:
+                replica.record([], position=here)
+            if welcome.state is not None:
+                session.learn(ref, welcome.state, known)
         except BaseException:
             if replica is not None:
                 replica.close()
             raise
-        session = cls(link, replica, welcome, origin=origin, env=env)
-        here = Position(welcome.seq, welcome.hash)
-        if replica.position != here:
-            replica.record([], position=here)
-        if welcome.state is not None:
-            session.learn(ref, welcome.state, known)
         return session
 
     def close(self) -> None:
@@ -260,6 +329,13 @@ class Session:
     def trees(self) -> Trees:
         """What it reads trees from."""
         return self.replica
+
+    def settle(self) -> None:
+        """End what an operation that failed has left half said, and what was asked for and is not wanted any more."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.drain(self.link)
+        self.link.give_up()
 
     # The two stories, told in `transfer.py`
 
@@ -317,7 +393,7 @@ class Session:
     def ask_state(self, ref: str) -> Snapshot | None:
         """What `ref` names at the origin now."""
         kept = self.replica.ref(ref)
-        id_ = kept.snapshot.id[:_ID_BYTES] if kept is not None else b""
+        id_ = kept.snapshot.id[:ID_BYTES] if kept is not None else b""
         return self.learn(ref, self.link.ask(protocol.Check(ref=check_ref(ref), id=id_), protocol.State), kept)
 
     def learn(self, ref: str, state: protocol.State, sent: Kept | None) -> Snapshot | None:
@@ -354,11 +430,14 @@ class Session:
 
     def refs(self) -> list[Ref]:
         """All refs of the volume, by name."""
+        self.settle()
         found: list[protocol.RefState] = []
         more = True
         while more:
-            page = self.link.ask(protocol.Refs(found[-1].name if found else ""), protocol.RefList)
+            after = found[-1].name if found else ""
+            page = self.link.ask(protocol.Refs(after), protocol.RefList)
             found += page.refs
+            _check_order([after, *(ref.name for ref in page.refs)])
             more = page.more and bool(page.refs)
         return [
             Ref(
@@ -376,15 +455,18 @@ class Session:
 
     def log_with_seq(self, ref: str) -> Iterator[tuple[int, Snapshot]]:
         """The same, each with the seq of the entry that committed it."""
+        self.settle()
         before_seq, more = (1 << 63) - 1, True
         while more:
             page = self.link.ask(protocol.Log(check_ref(ref), before_seq), protocol.LogPage)
+            _check_order([-before_seq, *(-state.seq for state in page.states)])
             yield from ((state.seq, self._proved(state)) for state in page.states)
             more = page.more and bool(page.states)
             before_seq = page.states[-1].seq if page.states else 0
 
     def status(self) -> Status:
         """How large the volume is, at its origin."""
+        self.settle()
         return Status.from_fields(self.link.ask(protocol.Status(), protocol.StatusReply).fields, path=self.origin)
 
     @property
@@ -423,12 +505,13 @@ class Session:
 
         What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
         """
-        base = base_of(self.replica.ref(ref), self.replica.newest())
-        if base is not None and data and not self.replica.is_complete(base):
-            data = False  # what is missing is fetched by name afterwards
-        sent = base.snapshot.id if base is not None else b""
-        want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
-        request = self.link.say(want)
+        asked, self._asked = self._asked, None
+        if asked is None or asked.what != (ref, when, path) or not data:
+            if asked is not None:
+                asked.drain(self.link)
+            self.link.give_up()
+            asked = _ask(self.link, self.replica, ref, when, path, data=data)
+        base, request = asked.base, asked.request
         planned = self.link.hear(request, protocol.Planned)
         if not planned.id:
             # Nothing follows: what is meant is the base.
@@ -439,16 +522,11 @@ class Session:
             if when == "latest":
                 self.moved(ref, snapshot)
             return snapshot, 0
-        snapshot = self._proved(protocol.State(planned.seq, planned.id, planned.snapshot))
-        root = base.snapshot.root if base is not None and planned.base else None
+        used = base if planned.base else None
         with _Filling(self) as filling:
-            tree = filling.take(request, root, sparse=not data or bool(path))
-            if tree != (snapshot.root, snapshot.root_digest):
-                raise DamagedError(
-                    f"what arrived is not the tree of snapshot {snapshot.short}: its digest differs",
-                    code="transfer-damaged",
-                    hint="run it again; if it happens again, verify the volume at its origin",
-                )
+            root = used.snapshot.root if used is not None else None
+            tree = filling.take(request, root, _budget_of(planned), sparse=not asked.data or bool(path))
+            snapshot = _snapshot(planned, tree, used, self.replica.keys)
             filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
             self.moved(ref, snapshot)
@@ -456,12 +534,13 @@ class Session:
 
     def fetch(self, extents: Sequence[Extent]) -> None:
         """Bring ranges here, by address."""
+        self.settle()
         for start in range(0, len(extents), protocol.FETCH_EXTENTS_MAX):
             part = extents[start : start + protocol.FETCH_EXTENTS_MAX]
             packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)
             request = self.link.say(protocol.Fetch(extents=packed))
             with _Filling(self) as filling:
-                filling.take(request, None, sparse=False)
+                filling.take(request, None, _Budget(sum(length for _, length in part), 0), sparse=False)
                 filling.record(None, 0, ref=None)
 
     def discard(self, why: str) -> None:
@@ -470,6 +549,96 @@ class Session:
         place, identity = self.replica.path, self.replica.identity
         self.replica.close()
         self.replica = Replica.create(place, identity, lock_wait_s=10.0, env=self.env)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A WANT that was said and not answered yet."""
+
+    request: int
+    what: tuple[str, str, bytes]
+    base: Kept | None
+    data: bool
+    """Whether content was asked for: not where that of the base is not all here."""
+
+    def drain(self, link: Link) -> None:
+        """Let the answer pass: it is of no use any more. DamagedError if it never ends."""
+        budget = _Budget(0, 0)
+        try:
+            while not isinstance(message := link.next(self.request), protocol.Done):
+                if isinstance(message, protocol.Planned):
+                    budget = _budget_of(message)
+                elif isinstance(message, protocol.Literals | protocol.Tree):
+                    budget.spend(literal_bytes=memoryview(message.body).nbytes)
+        except PacketFSError as error:
+            if not protocol.said_by_peer(error):
+                raise
+
+
+def _ask(link: Link, replica: Replica | None, ref: str, when: str, path: bytes, *, data: bool) -> _Asked:
+    base = base_of(replica.ref(ref), replica.newest()) if replica is not None else None
+    if base is not None and replica is not None and data and not replica.is_complete(base):
+        data = False  # what is missing is fetched by name afterwards
+    sent = base.snapshot.id[:ID_BYTES] if base is not None else b""
+    want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
+    return _Asked(link.say(want), (ref, when, path), base, data)
+
+
+def _snapshot(planned: protocol.Planned, tree: tuple[bytes, bytes] | None, base: Kept | None, keys: Keys) -> Snapshot:
+    """The snapshot that was promised, made from the tree that came; its id proves both. DamagedError if it does not."""
+    made: Snapshot | None = None
+    before = base.snapshot if base is not None else None
+    if tree is not None and planned.snapshot:
+        made = decode_snapshot(planned.snapshot, keys.snapshot_id(planned.snapshot))
+        if (made.root, made.root_digest) != tree:
+            made = None
+    elif tree is not None:
+        proposal = Proposal(
+            root=tree[0],
+            root_digest=tree[1],
+            parent=said_or(planned.parent, before.id if before is not None else b""),
+            host=said_or(planned.host, before.host if before is not None else ""),
+            user=said_or(planned.user, before.user if before is not None else ""),
+            paths=tuple(said_or(planned.paths, before.paths if before is not None else ())),
+            statistics=statistics_from(planned.statistics),
+            message=planned.message,
+            root_is_source=planned.root_is_source,
+        )
+        made = snapshot_of(proposal, planned.time_ns, keys)
+    if made is None or not made.id.startswith(planned.id):
+        raise DamagedError(
+            f"what arrived is not snapshot {planned.id[:6].hex()}: its digest differs",
+            code="transfer-damaged",
+            hint="run it again; if it happens again, verify the volume at its origin",
+        )
+    return made
+
+
+class _Budget:
+    """How much an answer may be. Without it one that never ends would fill the disk."""
+
+    def __init__(self, literal_bytes: int, tree_bytes: int) -> None:
+        self._literal_bytes = literal_bytes + literal_bytes // 64 + _BUDGET_SLACK_BYTES
+        self._tree_bytes = tree_bytes + _BUDGET_SLACK_BYTES
+
+    def spend(self, *, literal_bytes: int = 0, tree_bytes: int = 0) -> None:
+        """Take note of what has come; DamagedError once it is more than can have been meant."""
+        self._literal_bytes -= literal_bytes
+        self._tree_bytes -= tree_bytes
+        if self._literal_bytes < 0 or self._tree_bytes < 0:
+            raise DamagedError(
+                "the origin sends more than what was asked for can be",
+                code="transfer-damaged",
+                hint="verify the volume at its origin",
+            )
+
+
+def _budget_of(planned: protocol.Planned) -> _Budget:
+    """What the tree of a snapshot and its content can be, if it says the truth of itself."""
+    data = planned.snapshot
+    numbers = decode_snapshot(data, b"").statistics if data else statistics_from(planned.statistics)
+    entries = numbers.files + numbers.directories + numbers.symlinks
+    return _Budget(numbers.logical_bytes, entries * _ENTRY_BYTES_MAX)
 
 
 class _Filling:
@@ -490,7 +659,7 @@ class _Filling:
         if error is not None:
             self._session.replica.forget_uncommitted()
 
-    def take(self, request: int, base: bytes | None, *, sparse: bool) -> tuple[bytes, bytes] | None:
+    def take(self, request: int, base: bytes | None, budget: "_Budget", *, sparse: bool) -> tuple[bytes, bytes] | None:
         """Take literals and tree until the origin is done; the root that the tree has, if any came.
 
         `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
@@ -500,18 +669,23 @@ class _Filling:
         grows = False
         while True:
             message = session.link.next(request)
-            if isinstance(message, protocol.Literals):
-                incoming.literals(message.body)
-            elif isinstance(message, protocol.Tree):
-                if not grows:
-                    incoming.begin_tree(base, sparse=sparse)
-                    grows = True
-                incoming.tree(message.body)
-            elif isinstance(message, protocol.Done):
-                session.done = message
-                return incoming.finish_tree() if grows else None
-            else:
-                raise AssertionError("the protocol lets nothing else come here")
+            try:
+                if isinstance(message, protocol.Literals):
+                    budget.spend(literal_bytes=max(incoming.literals(message.body), memoryview(message.body).nbytes))
+                elif isinstance(message, protocol.Tree):
+                    if not grows:
+                        incoming.begin_tree(base, sparse=sparse)
+                        grows = True
+                    budget.spend(tree_bytes=memoryview(message.body).nbytes)
+                    incoming.tree(message.body)
+                elif isinstance(message, protocol.Done):
+                    session.done = message
+                    return incoming.finish_tree() if grows else None
+                else:
+                    raise AssertionError("the protocol lets nothing else come here")
+            except RefusedError as error:
+                # Something else is where this belongs: one of the two is not from this volume's history.
+                raise DamagedError(f"the replica and its origin contradict each other: {error.message}") from None
 
     def record(self, snapshot: Snapshot | None, seq: int, *, ref: str | None) -> None:
         """Make what arrived durable, and write down that it is here."""
@@ -525,6 +699,12 @@ class _Filling:
         if segment not in self._leases:
             self._leases[segment] = self._session.replica.lease(segment, 0, fill=True)
         return self._leases[segment]
+
+
+def _check_order(values: Sequence[str] | Sequence[int]) -> None:
+    """InvalidError unless they ascend: pages that do not go on would never end."""
+    if any(one >= other for one, other in pairwise(values)):  # type: ignore[operator]
+        raise InvalidError("the peer's list is not in order", code="protocol-violation")
 
 
 def _identity(welcome: protocol.Welcome, origin: str, cache_bytes: int | None) -> Identity:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from packetfs import kernel
-from packetfs.errors import ConflictError, DamagedError
+from packetfs.errors import ConflictError, DamagedError, RefusedError
 from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import PullReport
-from packetfs.sync.plan import asks, retries
-from packetfs.sync.session import Session, Traffic
+from packetfs.sync.plan import asks, numbers_of, retries
+from packetfs.sync.session import ID_BYTES, Session, Traffic
 from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
@@ -71,13 +71,14 @@ def push(
 ) -> Pushed:
     """Store sources or a stream as the next snapshot of `ref` at the origin. See `Volume.push`: it promises the same.
 
-    If this raises, the ref is where it was. What the origin has received until then stays there, so that running it
-    again sends the rest.
+    If this raises, the ref is where it was; when the connection ends while one waits for the commit, it may have
+    moved. What the origin has received until then stays there, so that running it again sends the rest.
     """
     session.check_writer()
     check_ref(ref)
     meter = _Meter(session)
     while True:
+        session.settle()
         known, fresh = session.current(ref)
         try:
             report, counts = _push_once(
@@ -88,8 +89,9 @@ def push(
             session.replica.forget_uncommitted()
             if isinstance(what, Stream) or not retries(error, fresh=fresh):
                 raise
-        except DamagedError as error:
+        except (DamagedError, RefusedError) as error:
             if isinstance(what, Stream) or not meter.may_discard(error):
+                session.replica.forget_uncommitted()
                 raise
             session.discard(error.message)
         except BaseException:
@@ -307,15 +309,15 @@ class _Sending:
         base = known.root if known is not None else None
         self._outgoing.plan(proposal.root, base, fresh=self._filled, within=b"", data=True)
         self._send_literals()
-        self._link.say(protocol.Begin(base=known.id if known is not None else b""), more=True)
+        self._link.say(protocol.Begin(base=known.id[:ID_BYTES] if known is not None else b""), more=True)
         while (body := self._outgoing.tree()) is not None:
             self._link.say(protocol.Tree(body), more=True)
-        request = self._link.say(_wanted(ref, proposal))
+        request = self._link.say(_wanted(ref, proposal, known))
         # While the origin makes it durable, so do we; what is written down below must be on disk.
         durable = [other.sync() for other in self._leases.values()]
         committed = self._link.hear(request, protocol.Committed)
         snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
-        if snapshot.id != committed.id:
+        if not snapshot.id.startswith(committed.id):
             raise DamagedError(
                 f"the origin committed another snapshot than {snapshot.short}, which was sent",
                 code="transfer-damaged",
@@ -374,21 +376,22 @@ class _Meter:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._begun_s = session.env.monotonic_s()
-        self._before = session.link.counters()
         self._usage = Usage()
         self._discarded = False
         session.done = protocol.Done()
 
-    def may_discard(self, error: DamagedError) -> bool:
-        """Whether `error` is the replica's, which can be had again, and it is the first time."""
+    def may_discard(self, error: DamagedError | RefusedError) -> bool:
+        """Whether `error` is the replica's, which can be had again, and it is the first time.
+
+        The kernel refuses to put a chunk where another one is: then the replica contradicts its origin.
+        """
         first, self._discarded = not self._discarded, True
-        return first and error.code == DamagedError.default_code and not protocol.said_by_peer(error)
+        return first and error.code == type(error).default_code and not protocol.said_by_peer(error)
 
     def traffic(self, counts: tuple[int, int, int, int]) -> Traffic:
         """All of it."""
-        sent, received, trips = (
-            now - then for now, then in zip(self._session.link.counters(), self._before, strict=True)
-        )
+        before, self._session.counted = self._session.counted, self._session.link.counters()
+        sent, received, trips = (now - then for now, then in zip(self._session.counted, before, strict=True))
         literal_bytes, delta_bytes, coded_bytes, pointer_count = counts
         done = self._session.done
         return Traffic(
@@ -408,15 +411,15 @@ class _Meter:
         )
 
 
-def _wanted(ref: str, proposal: Proposal) -> protocol.Commit:
+def _wanted(ref: str, proposal: Proposal, base: Snapshot | None) -> protocol.Commit:
+    paths = list(proposal.paths)
     return protocol.Commit(
         ref=ref,
-        expected=proposal.parent,
-        root_digest=proposal.root_digest,
-        host=proposal.host,
-        user=proposal.user,
-        paths=list(proposal.paths),
-        statistics=[getattr(proposal.statistics, field) for field in Statistics.__struct_fields__],
+        root_digest=proposal.root_digest[:ID_BYTES],
+        host=None if base is not None and base.host == proposal.host else proposal.host,
+        user=None if base is not None and base.user == proposal.user else proposal.user,
+        paths=None if base is not None and list(base.paths) == paths else paths,
+        statistics=numbers_of(proposal.statistics),
         message=proposal.message,
         root_is_source=proposal.root_is_source,
     )

@@ -2,7 +2,21 @@
 
 import resource
 
-__all__ = ["Usage"]
+from packetfs import kernel
+
+__all__ = ["Usage", "prepare_process"]
+
+
+def prepare_process() -> None:
+    """Let a process of our own transfer as much as it likes: it may open many files, and keeps no memory it freed.
+
+    A push of a hundred gigabytes fills sixteen hundred segments, which are all open until it is committed. A program
+    that uses PacketFS as a library decides this for itself.
+    """
+    kernel.give_back_memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Usage:

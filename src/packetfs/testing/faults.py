@@ -97,10 +97,10 @@ class Faulty:
     def __init__(self, transport: Transport, faults: Faults) -> None:
         assert faults.latency_s == 0
         assert faults.rate_bytes_s is None
-        assert faults.half_open is None
         self._transport = transport
         self._up = Line(faults.up)
         self._down = Line(faults.down)
+        self._half_open = faults.half_open
         self._closed = threading.Event()
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -112,7 +112,8 @@ class Faulty:
             if self._up.is_cut:
                 self._transport.close()
                 raise peer_gone("cut by a test")
-            arrives = self._up.through(data)
+            room = len(data) if self._half_open is None else max(0, self._half_open - self._up.offset)
+            arrives = self._up.through(data)[:room]
             self.sent_bytes += len(data)
             if arrives:
                 self._transport.send([arrives])
@@ -129,11 +130,17 @@ class Faulty:
             if not data:
                 return b""
             arrives = self._down.through(data)
+            if self._is_half_open:
+                continue  # until it is closed: then there is no more data
             self.received_bytes += len(arrives)
             if arrives:
                 return arrives
         self._transport.close()
         return b""
+
+    @property
+    def _is_half_open(self) -> bool:
+        return self._half_open is not None and self._up.offset >= self._half_open
 
     def close(self) -> None:
         """See Transport."""

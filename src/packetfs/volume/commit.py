@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from packetfs.volume.keys import Keys
     from packetfs.volume.volume import Volume
 
-__all__ = ["Committed", "Proposal", "commit", "snapshot_of"]
+__all__ = ["Committed", "Proposal", "commit", "encode", "proposal_of", "snapshot_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,13 @@ class Committed:
 
 def snapshot_of(proposal: Proposal, time_ns: int, keys: "Keys") -> Snapshot:
     """The snapshot that a proposal becomes when it is committed at `time_ns`: the same on every machine."""
-    data = encode_snapshot(
+    data = encode(proposal, time_ns)
+    return decode_snapshot(data, keys.snapshot_id(data))
+
+
+def encode(proposal: Proposal, time_ns: int) -> bytes:
+    """The bytes of that snapshot."""
+    return encode_snapshot(
         root=proposal.root,
         root_digest=proposal.root_digest,
         parent=proposal.parent,
@@ -59,7 +65,21 @@ def snapshot_of(proposal: Proposal, time_ns: int, keys: "Keys") -> Snapshot:
         message=proposal.message,
         root_is_source=proposal.root_is_source,
     )
-    return decode_snapshot(data, keys.snapshot_id(data))
+
+
+def proposal_of(snapshot: Snapshot) -> Proposal:
+    """What `snapshot` was before it was committed."""
+    return Proposal(
+        root=snapshot.root,
+        root_digest=snapshot.root_digest,
+        parent=snapshot.parent,
+        host=snapshot.host,
+        user=snapshot.user,
+        paths=snapshot.paths,
+        statistics=snapshot.statistics,
+        message=snapshot.message,
+        root_is_source=snapshot.root_is_source,
+    )
 
 
 def commit(

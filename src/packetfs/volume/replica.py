@@ -26,7 +26,7 @@ import msgspec
 
 from packetfs import kernel
 from packetfs.env import Env
-from packetfs.errors import BusyError, DamagedError, NotFoundError, UnavailableError, disk_error
+from packetfs.errors import BusyError, DamagedError, InvalidError, NotFoundError, UnavailableError, disk_error
 from packetfs.format.descriptor import ChunkProfile
 from packetfs.format.entry import Position
 from packetfs.format.snapshot import Snapshot, decode_snapshot
@@ -133,7 +133,7 @@ class Replica(Trees):
         lock = _take_lock(path, lock_wait_s, env)
         try:
             return cls(path, lock, env)
-        except (apsw.Error, DamagedError, FileNotFoundError, msgspec.DecodeError):
+        except (apsw.Error, DamagedError, InvalidError, FileNotFoundError, msgspec.DecodeError):
             lock.close()
             return None  # it is derived: whatever is wrong with it, a new one is right
         except BaseException:

@@ -110,8 +110,12 @@ Name = Annotated[str, Meta(max_length=255)]
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest0 = Annotated[bytes, Meta(max_length=32)]
 """A digest, or empty."""
+Prefix = Annotated[bytes, Meta(min_length=16, max_length=16)]
+"""The first 16 bytes of a digest: enough to tell one that was computed here from every other."""
 Prefix0 = Annotated[bytes, Meta(max_length=16)]
 """The first 16 bytes of a snapshot's id, or empty."""
+HashPrefix = Annotated[bytes, Meta(min_length=8, max_length=8)]
+"""The first 8 bytes of a journal entry's hash: with its seq, what a client remembers of a position."""
 Path = Annotated[bytes, Meta(max_length=64 << 10)]
 Snapshot0 = Annotated[bytes, Meta(max_length=64 << 10)]
 """The bytes of a snapshot, or empty."""
@@ -221,22 +225,22 @@ class Lease(_Message, frozen=True, array_like=True):
 
 
 class Commit(_Message, frozen=True, array_like=True):
-    """Everything has been said: let `ref` name the tree that was sent, if it still names `expected`."""
+    """Everything has been said: let `ref` name the tree that was sent, if it still names the base of BEGIN.
+
+    Without a base the ref has to be new. `host`, `user` and `paths` that are None are those of the base.
+    """
 
     ref: Name
-    expected: Digest0
-    """Id of the snapshot that the ref names; empty when it is to be new."""
-    root_digest: Digest
-    host: Text = ""
-    user: Text = ""
-    paths: list[Path] = []
+    root_digest: Prefix
+    host: Text | None = None
+    user: Text | None = None
+    paths: list[Path] | None = None
     statistics: Annotated[list[Natural], Meta(max_length=64)] = []
     """The fields of `format.snapshot.Statistics`, in their order."""
     message: Text = ""
     root_is_source: bool = False
 
     def __post_init__(self) -> None:
-        _empty_or(32, self.expected)
         _ref(self.ref)
 
 
@@ -245,9 +249,9 @@ class Committed(_Message, frozen=True, array_like=True):
 
     seq: Natural
     time_ns: Time
-    hash: Digest
+    hash: HashPrefix
     """Of journal entry `seq`: with it, the position."""
-    id: Digest
+    id: Prefix
     leased_segment: Segment0 = 0
     """The lease goes on, from `leased_head`; 0: it is over."""
     leased_head: Head = 0
@@ -264,29 +268,44 @@ class Want(_Message, frozen=True, array_like=True):
     when: Name = "latest"
     path: Path = b""
     """Only the content beneath it is wanted, as a path inside the snapshot; empty: all."""
-    base: Digest0 = b""
-    """Id of the snapshot whose tree and data the client holds; empty: none."""
+    base: Prefix0 = b""
+    """Beginning of the id of the snapshot whose tree and data the client holds; empty: none."""
     data: bool = True
     """False: the tree only."""
 
     def __post_init__(self) -> None:
-        _empty_or(32, self.base)
+        _empty_or(16, self.base)
         _ref(self.ref)
 
 
 class Planned(_Message, frozen=True, array_like=True):
-    """This is the snapshot; TREE and LITERALS follow, then DONE."""
+    """This is the snapshot; TREE and LITERALS follow, then DONE.
+
+    From the tree and what is said here the client makes the snapshot's bytes; that they have the id proves both. Where
+    that cannot be (a snapshot of a later version) the bytes are in `snapshot`. `host`, `user` and `paths` that are None
+    are those of the base.
+    """
 
     seq: Natural
-    id: Digest0 = b""
+    id: Prefix0 = b""
     """Empty: it is the client's base, and nothing follows."""
-    snapshot: Snapshot0 = b""
-    base: Digest0 = b""
+    base: Prefix0 = b""
     """The base that is used: the client's, or none because it is not known here any more."""
+    snapshot: Snapshot0 = b""
+    time_ns: Time = 0
+    parent: Digest0 | None = None
+    """None: the base."""
+    host: Text | None = None
+    user: Text | None = None
+    paths: list[Path] | None = None
+    statistics: Annotated[list[Natural], Meta(max_length=64)] = []
+    message: Text = ""
+    root_is_source: bool = False
 
     def __post_init__(self) -> None:
-        _empty_or(32, self.id)
-        _empty_or(32, self.base)
+        _empty_or(16, self.id)
+        _empty_or(16, self.base)
+        _empty_or(32, self.parent or b"")
 
 
 class Fetch(_Message, frozen=True, array_like=True):
@@ -321,10 +340,10 @@ class Literals(NamedTuple):
 class Begin(_Message, frozen=True, array_like=True):
     """The literals have been sent; the tree that follows is made from that of the snapshot `base`, or from nothing."""
 
-    base: Digest0 = b""
+    base: Prefix0 = b""
 
     def __post_init__(self) -> None:
-        _empty_or(32, self.base)
+        _empty_or(16, self.base)
 
 
 class Tree(NamedTuple):
@@ -402,12 +421,12 @@ class Welcome(_Message, frozen=True, array_like=True):
     protocol: Natural
     software: Name
     volume_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    chunks: Annotated[list[Natural], Meta(min_length=4, max_length=4)]
+    chunks: Annotated[list[Annotated[int, Meta(ge=0, lt=1 << 32)]], Meta(min_length=4, max_length=4)]
     """min, avg, max, normalisation."""
     keys: Annotated[bytes, Meta(max_length=64)]
     """Digest key, and for who may write the cut key: `Space.peer_keys`."""
     seq: Natural
-    hash: Digest
+    hash: HashPrefix
     unique_bytes: Natural = 0
     created: bool = False
     created_ns: Time = 0
@@ -771,8 +790,8 @@ class Client(_Side):
         return self.say(Literals(body))
 
     def begin(self, base: bytes) -> Buffers:
-        """Say what the tree that follows is made from."""
-        return self.say(Begin(base))
+        """Say what the tree that follows is made from. The id may be given whole."""
+        return self.say(Begin(base[:16]))
 
     def tree(self, body: "Buffer") -> Buffers:
         """Send a part of the tree script."""
@@ -782,10 +801,10 @@ class Client(_Side):
         """Ask for the commit of what was sent. Text is made valid, paths are cut to what a snapshot keeps of them."""
         fitting = msgspec.structs.replace(
             message,
-            host=_text(message.host),
-            user=_text(message.user),
+            host=None if message.host is None else _text(message.host),
+            user=None if message.user is None else _text(message.user),
             message=_text(message.message),
-            paths=_fitting(message.paths),
+            paths=None if message.paths is None else _fitting(message.paths),
         )
         return self.say(fitting)
 

@@ -6,6 +6,7 @@
 
 mod align;
 mod ranges;
+mod renamed;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::tree::{self, Walk};
 use crate::{Error, Result, varint};
 use align::{Gap, Piece, cut, gaps};
 use ranges::{Ranges, join};
+use renamed::{Added, Gone};
 
 /// A base is not cut to less than this, however short the run is.
 const BASE_BYTES_MIN: u64 = 1 << 20;
@@ -139,11 +141,18 @@ impl Outgoing {
             (None, Some(base)) => reachable(&space, new, base)?,
         };
         let known = Arc::new(known);
+        let (mut gone, mut added) = (Gone::default(), Added::default());
         let mut holds = |page: &PageRef| Ok(known.holds(page));
         changes(&space, new, base, &mut holds, &mut |visit| {
-            let Visit::File { path, new, old } = visit else { return Ok(()) };
-            let has_same = old.is_some_and(|old| old.content == new.content);
-            if has_same {
+            let (path, new, old) = match visit {
+                Visit::File { path, new, old } => (path, new, old),
+                Visit::Removed { path, old } => {
+                    gone.push(path, old);
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            };
+            if old.is_some_and(|old| old.content == new.content) {
                 return Ok(());
             }
             if let Content::Listed { list, .. } = &new.content {
@@ -153,15 +162,19 @@ impl Outgoing {
                 };
                 self.plan_extents(&known, list.iter().map(|&part| Ok(part)), before)?;
             }
-            if data && is_within(path, &within) {
-                let before = match old {
-                    Some(old) => tree::extents(&space, old).collect::<Result<Vec<_>>>()?,
-                    None => Vec::new(),
-                };
-                self.plan_extents(&known, tree::extents(&space, new), &before)?;
+            if !data || !is_within(path, &within) {
+                return Ok(());
             }
-            Ok(())
+            // What it was before it was renamed may be met later.
+            if old.is_none() && base.is_some() && !added.is_full() && travels(&space, &known, new)? {
+                added.0.push((path.to_vec(), new.clone()));
+                return Ok(());
+            }
+            self.plan_file(&known, new, old)
         })?;
+        for ((_, new), old) in added.0.iter().zip(gone.bases(&space, &added)?) {
+            self.plan_file(&known, new, old.as_ref())?;
+        }
         let lacks_data = fresh.is_none() && !(data && within.is_empty());
         let holds: Holds = Box::new(move |page| Ok(known.holds(page)));
         let encoder = script::Encoder::new(space, new, base, holds);
@@ -170,6 +183,16 @@ impl Outgoing {
             false => encoder,
         });
         Ok(())
+    }
+
+    /// Queues what has to travel of the data of a file that was `old` before.
+    fn plan_file(&mut self, known: &Known, new: &Entry, old: Option<&Entry>) -> Result<()> {
+        let space = Arc::clone(&self.space);
+        let before = match old {
+            Some(old) => tree::extents(&space, old).collect::<Result<Vec<_>>>()?,
+            None => Vec::new(),
+        };
+        self.plan_extents(known, tree::extents(&space, new), &before)
     }
 
     /// Queues what has to travel of a list of extents that was `old` before.
@@ -416,6 +439,17 @@ impl Known {
         };
         parts.into_iter().map(move |(extent, is_in)| (extent, is_in == literal))
     }
+}
+
+/// Whether anything of a file has to travel.
+fn travels(space: &Arc<Space>, known: &Known, file: &Entry) -> Result<bool> {
+    for extent in tree::extents(space, file) {
+        let extent = extent?;
+        if !extent.is_hole() && known.split(extent).any(|part| part.1) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What the tree `new` has that `base` does not have at the same place and yet has. The base is read whole only if

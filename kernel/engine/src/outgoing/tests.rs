@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -442,4 +444,72 @@ fn a_tree_body_before_its_tree_or_with_a_base_or_cut_short_is_refused() {
     incoming.tree(&body).unwrap();
 
     assert_eq!(incoming.finish_tree().unwrap().1, tree.digest);
+}
+
+#[test]
+fn a_file_that_was_renamed_and_changed_finds_its_base() {
+    let source = place();
+    let at = |name: &str| source.path().join(name);
+    write(&at("v1/src/noise"), &noise(1, 400_000));
+    write(&at("v1/src/other"), &noise(2, 50_000));
+    write(&at("image-1"), &noise(3, 300_000));
+    let (origin, replica, tree, _) = pulled(source.path());
+    fs::rename(at("v1"), at("v2")).unwrap();
+    fs::rename(at("image-1"), at("image-2")).unwrap();
+    for (name, seed, length) in [("v2/src/noise", 1, 400_000), ("image-2", 3, 300_000)] {
+        let mut bytes = noise(seed, length);
+        bytes[length / 2] ^= 1;
+        write(&at(name), &bytes);
+    }
+
+    let (_, taken) = push(&origin, &replica, source.path(), &tree);
+
+    assert!(taken.bytes() < 700, "{taken:?}");
+    assert_eq!(taken.counts.delta_bytes, taken.counts.literal_bytes);
+}
+
+/// One change of a directory: which file, what to it, where in it, how much.
+type Edit = (u8, u8, u16, u16);
+
+fn edit(root: &Path, (file, what, place, length): Edit) {
+    let path = root.join(format!("d{}/f{}", file % 3, file % 7));
+    let mut bytes = fs::read(&path).unwrap_or_default();
+    let at = usize::from(place) * 3 % (bytes.len() + 1);
+    let new = if file % 2 == 0 { noise(place.into(), length.into()) } else { text(place.into(), length.into()) };
+    match what % 7 {
+        0 => drop(bytes.splice(at..at, new)),
+        1 => bytes.truncate(at),
+        2 => bytes.extend(new),
+        3 => bytes = new.repeat(3),
+        4 => bytes.rotate_left(at),
+        5 => return drop(fs::remove_file(&path)),
+        _ => {
+            let to = root.join(format!("d{}/f{}", place % 3, length % 7));
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            return drop(fs::rename(&path, to));
+        }
+    }
+    write(&path, &bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn whatever_is_edited_on_either_side_the_other_gets(rounds in vec(vec(any::<Edit>(), 1..8), 1..5)) {
+        let source = place();
+        fs::create_dir(source.path().join("d0")).unwrap();
+        let (origin, replica, mut tree, _) = pulled(source.path());
+        for (number, edits) in rounds.into_iter().enumerate() {
+            edits.into_iter().for_each(|one| edit(source.path(), one));
+            if number % 2 == 0 {
+                tree = push(&origin, &replica, source.path(), &tree).0;
+            } else {
+                let next = origin.ingest(source.path(), Some(&tree));
+                send(&origin, &replica, &next, Some(&tree), false);
+                prop_assert!(replica.content(&next) == on_disk(source.path()));
+                tree = next;
+            }
+        }
+    }
 }
