@@ -133,7 +133,7 @@ class Subject(Protocol):
         """How what arrived differs from the source; empty if it does not."""
 
     def clean(self, scene: Scene) -> None:
-        """End what it left running; the files are removed by `play`."""
+        """End what it left running, if anything is; the files are removed by `play`."""
 
 
 class Side:
@@ -529,16 +529,17 @@ def play(
     scene = Scene(machines, place / "source", place / "near", place / "far")
     for directory in (scene.source, scene.near, scene.far):
         directory.mkdir(parents=True)
-    machines.set_link(Link())
+    # The preparation goes over the same link: a session that is kept keeps the round trip that it was opened over.
+    machines.set_link(link)
     try:
         if old is not None:
             _made(scene.source, old, OLD_DAY_NS)
             subject.prepare(scene)
         _made(scene.source, new, NEW_DAY_NS)
-        machines.set_link(link)
         if kill_at is not None:
             subject.interrupt(scene, int(kill_at * size(scene.source).bytes))
         reading = subject.run(scene)
+        subject.clean(scene)  # before the proxy goes that its connection may lead through
         machines.set_link(Link())
         if wrong := subject.verify(scene):
             raise WrongCopyError("\n  ".join([f"{subject.name} did not bring what it was given:", *wrong[:10]]))
