@@ -5,7 +5,7 @@
 //! once the host has synced those leases and committed; that a tree is the one that was meant is shown by its root
 //! digest, which the host compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::address::{Address, Extent, offset_of, segment_of};
@@ -25,6 +25,9 @@ use crate::{Error, Result};
 /// What the stream of a tree's script looks back: scripts are short, and so is what they repeat.
 pub const TREE_WINDOW_LOG: u32 = 20;
 
+/// Leases that keep what they are given in memory for a while, a mebibyte each. Four gigabytes fill 64 segments.
+const AWAKE_MAX: usize = 8;
+
 /// Gives the lease of a segment that the peer may fill, or refuses.
 pub type LeaseFor = Box<dyn FnMut(u64) -> Result<LeaseHandle> + Send>;
 
@@ -42,6 +45,8 @@ pub struct Incoming {
 struct Leases {
     host: LeaseFor,
     held: BTreeMap<u64, LeaseHandle>,
+    /// Those that were filled last, the newest at the end; the others rest.
+    awake: VecDeque<u64>,
 }
 
 impl Incoming {
@@ -49,7 +54,7 @@ impl Incoming {
     pub fn new(space: &Arc<Space>, lease_for: LeaseFor) -> Incoming {
         Incoming {
             space: Arc::clone(space),
-            leases: Leases { host: lease_for, held: BTreeMap::new() },
+            leases: Leases { host: lease_for, held: BTreeMap::new(), awake: VecDeque::new() },
             decoder: Decoder::new(),
             place: Place::default(),
             tree_decoder: Decoder::with_window(TREE_WINDOW_LOG),
@@ -169,6 +174,15 @@ impl Incoming {
 
 impl Leases {
     fn lease_for(&mut self, segment: u64) -> Result<LeaseHandle> {
+        if self.awake.back() != Some(&segment) {
+            self.awake.retain(|other| *other != segment);
+            self.awake.push_back(segment);
+            if self.awake.len() > AWAKE_MAX
+                && let Some(resting) = self.awake.pop_front().and_then(|oldest| self.held.get(&oldest))
+            {
+                lock(resting).rest()?;
+            }
+        }
         if let Some(handle) = self.held.get(&segment) {
             return Ok(Arc::clone(handle));
         }

@@ -210,6 +210,16 @@ impl Lease {
         Ok(())
     }
 
+    /// Writes what waits in memory and gives that memory back: others are filled for a while.
+    pub fn rest(&mut self) -> Result<()> {
+        self.check_whole()?;
+        self.flush()?;
+        self.close_batch()?;
+        self.write_table()?;
+        self.shrink();
+        Ok(())
+    }
+
     /// Ends the lease now, though others may still hold it: it refuses everything from then on, and the segment can be
     /// leased again.
     pub fn release(&mut self) {
