@@ -11,6 +11,10 @@ use crate::{Error, Result};
 
 /// Bytes of the check of a body: enough against accident. The root digest is what is enough against everybody.
 pub const CHECK_BYTES: usize = 8;
+/// Chunks of one body at most: digests and lengths of so many take a mebibyte.
+pub const BODY_CHUNKS_MAX: usize = 32 << 10;
+/// Runs, chunks and bases of one body at most, counted together: what a peer's few bytes can make the other side keep.
+const BODY_PARTS_MAX: usize = 4 * BODY_CHUNKS_MAX;
 /// Base extents of one run that its first number has room for; beyond, a number follows.
 const FEW_BASES: u64 = 3;
 
@@ -92,7 +96,7 @@ impl Place {
     }
 
     /// The head of a body from a peer, and its coded bytes. All chunks together are at most [`RAW_BYTES_MAX`], all
-    /// bases [`BASE_BYTES_MAX`], and each lies where an extent may lie.
+    /// bases [`BASE_BYTES_MAX`], there are no more of them than a sender makes, and each lies where an extent may lie.
     pub fn decode<'a>(&mut self, body: &'a [u8]) -> Result<(Head, &'a [u8])> {
         let mut reader = Reader::new(body);
         let coding = Coding::from_byte(reader.byte()?)?;
@@ -100,7 +104,9 @@ impl Place {
         let (mut raw_left, mut base_left) = (RAW_BYTES_MAX as u64, BASE_BYTES_MAX as u64);
         // Nothing is reserved for what is only claimed: each run and each length takes a byte at least.
         let mut runs = Vec::new();
+        let mut parts_left = BODY_PARTS_MAX;
         for _ in 0..count {
+            one_of(&mut parts_left)?;
             let address = self.run.wrapping_add(unzigzag(reader.varint()?) as u64);
             let number = reader.varint()?;
             let kind = if number & 4 == 0 { Kind::Data } else { Kind::Tree };
@@ -114,6 +120,7 @@ impl Place {
             let mut lengths = Vec::new();
             let mut total = 0;
             for _ in 0..number >> 3 {
+                one_of(&mut parts_left)?;
                 let length = spend(&mut raw_left, reader.varint()?, "chunks")?;
                 total += length;
                 lengths.push(length as u32);
@@ -121,6 +128,7 @@ impl Place {
             stored(Extent { address, length: total })?;
             let mut found = Vec::new();
             for index in 0..bases {
+                one_of(&mut parts_left)?;
                 let address = self.base.wrapping_add(unzigzag(reader.varint()?) as u64);
                 let length = reader.varint()?;
                 let length = if index == 0 { total.wrapping_add(unzigzag(length) as u64) } else { length };
@@ -135,6 +143,13 @@ impl Place {
         let check = reader.array()?;
         Ok((Head { coding, runs, check }, reader.rest()))
     }
+}
+
+fn one_of(left: &mut usize) -> Result<()> {
+    *left = left.checked_sub(1).ok_or_else(|| {
+        Error::Invalid(format!("a body of literals has more than {BODY_PARTS_MAX} runs, chunks and bases"))
+    })?;
+    Ok(())
 }
 
 fn spend(left: &mut u64, length: u64, what: &str) -> Result<u64> {
@@ -235,6 +250,7 @@ mod tests {
             run(segment_start(2) - 4, &[5], &[]),
             run(start, &[RAW_BYTES_MAX as u32, 1], &[]),
             run(start, &[u32::MAX], &[]),
+            run(start, &[1; BODY_PARTS_MAX], &[]),
             run(start, &[5], &[base(0, 7)]),
             run(start, &[5], &[base(start, 0)]),
             run(start, &[5], &[base(segment_start(2) - 4, 5)]),

@@ -10,7 +10,15 @@ import msgspec
 
 from packetfs.errors import DamagedError, RefusedError, UsageError
 
-__all__ = ["SNAPSHOT_BYTES_MAX", "Snapshot", "Statistics", "decode_snapshot", "encode_snapshot"]
+__all__ = [
+    "SNAPSHOT_BYTES_MAX",
+    "Snapshot",
+    "Statistics",
+    "cleaned",
+    "decode_snapshot",
+    "encode_snapshot",
+    "fitting",
+]
 
 _MAGIC: Final = b"PFSN"
 _VERSION: Final = 1
@@ -116,11 +124,11 @@ def encode_snapshot(
         root_digest=root_digest,
         parent=parent,
         time_ns=time_ns,
-        host=_clean(host)[:_NAME_CHARACTERS_MAX],
-        user=_clean(user)[:_NAME_CHARACTERS_MAX],
-        paths=_fitting(paths),
+        host=cleaned(host)[:_NAME_CHARACTERS_MAX],
+        user=cleaned(user)[:_NAME_CHARACTERS_MAX],
+        paths=fitting(paths),
         statistics=statistics,
-        message=_clean(message),
+        message=cleaned(message),
         root_is_source=root_is_source,
     )
     data = _MAGIC + bytes([_VERSION]) + _encoder.encode(stored)
@@ -167,12 +175,13 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is w
     )
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """Text that is valid UTF-8: what came as surrogates (a command line in another encoding) becomes U+FFFD."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _fitting(paths: tuple[bytes, ...]) -> list[bytes]:
+def fitting(paths: tuple[bytes, ...]) -> list[bytes]:
+    """As many of the source paths as a snapshot keeps."""
     kept: list[bytes] = []
     room = _PATHS_BYTES_MAX
     for path in paths:

@@ -32,7 +32,8 @@ def clone(session: Session, *, told: Callable[[str, Snapshot], None] | None = No
             continue
         # Oldest first: each is sent as what differs from the one before.
         for seq, snapshot in reversed(list(session.log_with_seq(ref.name))):
-            session.receive(ref.name, snapshot.name, b"", data=True)
+            if session.replica.kept(snapshot.id) is None:
+                session.receive(ref.name, snapshot.name, b"", data=True)
             fetch_absent(session, snapshot, b"")
             session.replica.moved(ref.name, seq, snapshot)
             count += 1

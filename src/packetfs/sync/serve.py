@@ -30,7 +30,7 @@ from packetfs.sync.plan import numbers_of, said_or, statistics_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
 from packetfs.volume.commit import Proposal, commit, encode, proposal_of
-from packetfs.volume.space import Filling
+from packetfs.volume.space import Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import Buffers, Frame
@@ -42,6 +42,8 @@ _CHECKPOINT_BYTES: Final = 32 << 20
 _ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to a peer again
 _PREFIX_BYTES: Final = 16  # of a digest or an id
 _HASH_BYTES: Final = 8
+_SYNC_BYTES: Final = 4 << 20  # less than that is synced together with the entry
+_PUBLISH_ENTRIES: Final = 1 << 16
 _HELD_BYTES_MAX: Final = 64 << 10
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
@@ -76,6 +78,7 @@ class _Serving:
         self._current: kernel.Lease | None = None
         self._incoming: kernel.Incoming | None = None
         self._base: Snapshot | None = None
+        self._recorded: dict[int, tuple[Durable, bool]] = {}
         self._unsaved_bytes = 0
         self._durable_bytes = 0
         self._answers: dict[type, Callable[..., Iterator[protocol.Message]]] = {
@@ -143,15 +146,20 @@ class _Serving:
         """Make durable what was received and not committed."""
         if self._filling is None:
             return
+        with suppress(PacketFSError):  # the volume's own reason is worth more than this one's
+            self._record()
         for lease in self._leases.values():
-            with suppress(PacketFSError):  # the volume's own reason is worth more than this one's
-                self._filling.checkpoint(lease, full=lease is not self._current)
             lease.close()
         self._leases.clear()
+        if self._volume is not None and self._volume.space.open_entries >= _PUBLISH_ENTRIES:
+            with suppress(PacketFSError):
+                self._volume.space.publish_index()
 
     # Greeting
 
     def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
+        if b"\0" in hello.volume:
+            raise InvalidError(f"a volume's path has no NUL byte: {hello.volume!r}", code="bad-location")
         path = os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
         writes = hello.intent == "write"
         volume = Volume.open(path, create=hello.create and writes, lock_wait_s=self._lock_wait_s, env=self._env)
@@ -304,12 +312,23 @@ class _Serving:
             self._grant()
             lease = self._current
         assert lease is not None, "a lease was granted"
-        for other in self._leases.values():
-            if other is not lease:
-                filling.checkpoint(other, full=True)
-                other.close()
+        others = [other for other in self._leases.values() if other is not lease]
+        filling.checkpoint_all([(other, True) for other in others], self._recorded)
+        for other in others:
+            other.close()
         self._leases = {lease.segment: lease}
-        done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=True)
+        self._recorded.clear()
+        settled = self._unsaved_bytes <= _SYNC_BYTES
+        try:
+            done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=settled)
+        except ConflictError:
+            raise
+        except BaseException:
+            # An entry that was not committed may lie in it: nothing that follows may be written down.
+            self._leases.clear()
+            self._current = None
+            lease.close()
+            raise
         self._unsaved_bytes = 0
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
         if lease.room < _ROOM_BYTES_MIN:
@@ -344,11 +363,15 @@ class _Serving:
         return protocol.Leased(segment=lease.segment, head=lease.head)
 
     def _checkpoint(self) -> None:
-        assert self._filling is not None, "only what was leased is filled"
-        for lease in self._leases.values():
-            self._filling.checkpoint(lease, full=lease is not self._current)
+        self._record()
         self._durable_bytes += self._unsaved_bytes
         self._unsaved_bytes = 0
+
+    def _record(self) -> None:
+        """Make all leases durable and write down what has changed."""
+        assert self._filling is not None, "only what was leased is filled"
+        leases = [(lease, lease is not self._current) for lease in self._leases.values()]
+        self._filling.checkpoint_all(leases, self._recorded)
 
     def _receiving(self) -> kernel.Incoming:
         if self._filling is None:

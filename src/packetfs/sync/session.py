@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["ID_BYTES", "Link", "Session", "Traffic", "replica_path"]
 
 _HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
+_FLUSHED_BYTES: Final = 64 << 20
 ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
 _BUDGET_SLACK_BYTES: Final = 32 << 20  # heads, lists of extents, entries that no statistics count
 _ENTRY_BYTES_MAX: Final = 1 << 20  # of attributes, in a script
@@ -95,6 +96,7 @@ class Link:
         self._held: list[Buffers] = []
         self._held_bytes = 0
         self._ended: PacketFSError | None = None
+        self._dropped: set[int] = set()
 
     @property
     def is_over(self) -> bool:
@@ -156,8 +158,17 @@ class Link:
     def hear(self, request: int, kind: type[Answer]) -> Answer:
         """The next answer to `request`; what the origin could not do is raised."""
         message = self.next(request)
-        assert isinstance(message, kind), "the protocol lets nothing else answer that"
+        if not isinstance(message, kind):
+            raise InvalidError(
+                f"the peer answered {type(message).__name__} where {kind.__name__} belongs", code="protocol-violation"
+            )
         return message
+
+    def drop(self, request: int) -> None:
+        """What is still to come of the answer to `request` is not wanted."""
+        with self._hearing:
+            self._heard.pop(request, None)
+            self._dropped.add(request)
 
     def next(self, request: int) -> protocol.Message:
         """The next answer to `request`, of whatever kind."""
@@ -186,9 +197,10 @@ class Link:
         except PacketFSError as error:
             if not protocol.said_by_peer(error) or frame.request == 0:
                 raise self._over(error) from None
-            self._heard.setdefault(frame.request, deque()).append(error)
+            if frame.request not in self._dropped:
+                self._heard.setdefault(frame.request, deque()).append(error)
         else:
-            if event.request:
+            if event.request and event.request not in self._dropped:
                 self._heard.setdefault(event.request, deque()).append(event.message)
 
     def _over(self, error: PacketFSError) -> PacketFSError:
@@ -279,7 +291,7 @@ class Session:
             welcome = link.hear(greeting, protocol.Welcome)
             why = _useless(replica, welcome)
             if why and asked is not None:
-                asked.drain(link)
+                asked.drain(link, os.path.dirname(place))
                 asked = None
             if replica is None or why:
                 if replica is not None:
@@ -310,7 +322,11 @@ class Session:
             if not self.link.is_over:
                 self.link.say(protocol.Bye())
         self.link.connection.close()
-        self.replica.close()
+        try:
+            with suppress(PacketFSError):
+                self.replica.tidy()
+        finally:
+            self.replica.close()
 
     def __enter__(self) -> Self:
         return self
@@ -334,7 +350,7 @@ class Session:
         """End what an operation that failed has left half said, and what was asked for and is not wanted any more."""
         asked, self._asked = self._asked, None
         if asked is not None:
-            asked.drain(self.link)
+            asked.drain(self.link, self.path)
         self.link.give_up()
 
     # The two stories, told in `transfer.py`
@@ -426,7 +442,7 @@ class Session:
 
     def resolve(self, ref: str, when: When = LATEST) -> Snapshot:
         """The snapshot of `ref` that `when` means, its tree fetched; NotFoundError if there is none."""
-        return self.receive(ref, str(when), b"", data=False)[0]
+        return self.receive(ref, str(when), b"", data=False)
 
     def refs(self) -> list[Ref]:
         """All refs of the volume, by name."""
@@ -500,15 +516,15 @@ class Session:
 
     # Receiving
 
-    def receive(self, ref: str, when: str, path: bytes, *, data: bool) -> tuple[Snapshot, int]:
-        """Bring a snapshot's tree here, and with `data` what it holds under `path`; it and the literal bytes it took.
+    def receive(self, ref: str, when: str, path: bytes, *, data: bool) -> Snapshot:
+        """Bring a snapshot's tree here, and with `data` what it holds under `path`.
 
         What the base of the transfer was to hold and does not may still be absent: see `kernel.Space.absent`.
         """
         asked, self._asked = self._asked, None
         if asked is None or asked.what != (ref, when, path) or not data:
             if asked is not None:
-                asked.drain(self.link)
+                asked.drain(self.link, self.path)
             self.link.give_up()
             asked = _ask(self.link, self.replica, ref, when, path, data=data)
         base, request = asked.base, asked.request
@@ -521,16 +537,16 @@ class Session:
             snapshot = base.snapshot
             if when == "latest":
                 self.moved(ref, snapshot)
-            return snapshot, 0
+            return snapshot
         used = base if planned.base else None
         with _Filling(self) as filling:
             root = used.snapshot.root if used is not None else None
-            tree = filling.take(request, root, _budget_of(planned), sparse=not asked.data or bool(path))
+            tree = filling.take(request, root, _budget_of(planned, self.path), sparse=not asked.data or bool(path))
             snapshot = _snapshot(planned, tree, used, self.replica.keys)
             filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
             self.moved(ref, snapshot)
-        return snapshot, self.done.literal_bytes
+        return snapshot
 
     def fetch(self, extents: Sequence[Extent]) -> None:
         """Bring ranges here, by address."""
@@ -546,9 +562,10 @@ class Session:
     def discard(self, why: str) -> None:
         """Empty the replica: it contradicts itself or its origin, and all of it can be had again."""
         del why
-        place, identity = self.replica.path, self.replica.identity
+        place, identity, position = self.replica.path, self.replica.identity, self.replica.position
         self.replica.close()
         self.replica = Replica.create(place, identity, lock_wait_s=10.0, env=self.env)
+        self.replica.record([], position=position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,13 +578,13 @@ class _Asked:
     data: bool
     """Whether content was asked for: not where that of the base is not all here."""
 
-    def drain(self, link: Link) -> None:
+    def drain(self, link: Link, place: str) -> None:
         """Let the answer pass: it is of no use any more. DamagedError if it never ends."""
         budget = _Budget(0, 0)
         try:
             while not isinstance(message := link.next(self.request), protocol.Done):
                 if isinstance(message, protocol.Planned):
-                    budget = _budget_of(message)
+                    budget = _budget_of(message, place)
                 elif isinstance(message, protocol.Literals | protocol.Tree):
                     budget.spend(literal_bytes=memoryview(message.body).nbytes)
         except PacketFSError as error:
@@ -633,12 +650,18 @@ class _Budget:
             )
 
 
-def _budget_of(planned: protocol.Planned) -> _Budget:
-    """What the tree of a snapshot and its content can be, if it says the truth of itself."""
+def _budget_of(planned: protocol.Planned, place: str) -> _Budget:
+    """What the tree of a snapshot and its content can be, if it says the truth of itself.
+
+    Statistics are the word of whoever pushed: one that says too little must not keep others from pulling, so half of
+    the free disk is never too much.
+    """
     data = planned.snapshot
     numbers = decode_snapshot(data, b"").statistics if data else statistics_from(planned.statistics)
     entries = numbers.files + numbers.directories + numbers.symlinks
-    return _Budget(numbers.logical_bytes, entries * _ENTRY_BYTES_MAX)
+    found = os.statvfs(place)
+    free_bytes = found.f_bavail * found.f_frsize // 2
+    return _Budget(max(numbers.logical_bytes, free_bytes), max(entries * _ENTRY_BYTES_MAX, free_bytes // 16))
 
 
 class _Filling:
@@ -664,14 +687,27 @@ class _Filling:
 
         `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
         """
+        try:
+            return self._take(request, base, budget, sparse=sparse)
+        except BaseException:
+            self._session.link.drop(request)  # the rest of the answer is nobody's
+            raise
+
+    def _take(self, request: int, base: bytes | None, budget: "_Budget", *, sparse: bool) -> tuple[bytes, bytes] | None:
         session = self._session
         incoming = kernel.Incoming(session.replica.space, self._lease_for)
-        grows = False
+        grows, unflushed_bytes = False, 0
         while True:
             message = session.link.next(request)
             try:
                 if isinstance(message, protocol.Literals):
-                    budget.spend(literal_bytes=max(incoming.literals(message.body), memoryview(message.body).nbytes))
+                    placed = incoming.literals(message.body)
+                    budget.spend(literal_bytes=max(placed, memoryview(message.body).nbytes))
+                    unflushed_bytes += placed
+                    if unflushed_bytes >= _FLUSHED_BYTES:
+                        # What the files have need not be remembered twice: 49 bytes a chunk.
+                        session.replica.admit([lease.flush() for lease in self._leases.values()])
+                        unflushed_bytes = 0
                 elif isinstance(message, protocol.Tree):
                     if not grows:
                         incoming.begin_tree(base, sparse=sparse)
@@ -679,7 +715,7 @@ class _Filling:
                     budget.spend(tree_bytes=memoryview(message.body).nbytes)
                     incoming.tree(message.body)
                 elif isinstance(message, protocol.Done):
-                    session.done = message
+                    session.done = _added(session.done, message)
                     return incoming.finish_tree() if grows else None
                 else:
                     raise AssertionError("the protocol lets nothing else come here")
@@ -699,6 +735,18 @@ class _Filling:
         if segment not in self._leases:
             self._leases[segment] = self._session.replica.lease(segment, 0, fill=True)
         return self._leases[segment]
+
+
+def _added(so_far: protocol.Done, more: protocol.Done) -> protocol.Done:
+    """What several answers took together."""
+    return protocol.Done(
+        literal_bytes=so_far.literal_bytes + more.literal_bytes,
+        delta_bytes=so_far.delta_bytes + more.delta_bytes,
+        coded_bytes=so_far.coded_bytes + more.coded_bytes,
+        pointer_count=so_far.pointer_count + more.pointer_count,
+        cpu_ms=more.cpu_ms,
+        anonymous_kib=max(so_far.anonymous_kib, more.anonymous_kib),
+    )
 
 
 def _check_order(values: Sequence[str] | Sequence[int]) -> None:

@@ -5,16 +5,17 @@ What travels and against what is decided in `plan.py` and in the kernel (`Outgoi
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from packetfs import kernel
-from packetfs.errors import ConflictError, DamagedError, RefusedError
+from packetfs.errors import ConflictError, DamagedError, PacketFSError, RefusedError, UnavailableError
 from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot
+from packetfs.format.snapshot import Snapshot, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import PullReport
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
     from types import TracebackType
 
+    from packetfs.volume.space import Durable
+
 
 __all__ = ["Pulled", "Pushed", "Stream", "fetch_absent", "pull", "push"]
 
 Watch = Callable[[Progress], None]
+_MUCH = 1 << 62
+_LAST_BODY_S = 2.0  # for what is being sent when a push is interrupted
 
 
 class Stream(NamedTuple):
@@ -87,6 +92,8 @@ def push(
         except ConflictError as error:
             session.forget(ref)
             session.replica.forget_uncommitted()
+            session.leased = None  # the origin has ended it with the commit
+            session.origin_bytes = _MUCH  # it has kept what was sent: the second try asks for it
             if isinstance(what, Stream) or not retries(error, fresh=fresh):
                 raise
         except (DamagedError, RefusedError) as error:
@@ -96,6 +103,7 @@ def push(
             session.discard(error.message)
         except BaseException:
             session.replica.forget_uncommitted()
+            session.leased = None
             raise
         else:
             session.replica.evict()
@@ -118,8 +126,8 @@ def pull(
     meter = _Meter(session, pushes=False)
     while True:
         try:
-            snapshot, literal_bytes = session.receive(ref, str(when), path, data=True)
-            literal_bytes += fetch_absent(session, snapshot, path)
+            snapshot = session.receive(ref, str(when), path, data=True)
+            fetch_absent(session, snapshot, path)
             done = checkout.pull(
                 session.replica,
                 snapshot,
@@ -136,27 +144,25 @@ def pull(
             session.discard(error.message)
             continue
         counted = session.done
-        counts = (literal_bytes, counted.delta_bytes, counted.coded_bytes, counted.pointer_count)
+        counts = (counted.literal_bytes, counted.delta_bytes, counted.coded_bytes, counted.pointer_count)
         session.replica.evict()
         return Pulled(done, meter.traffic(counts))
 
 
-def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> int:
-    """Bring what the tree needs under `path` and is still not here; how many bytes that is."""
+def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
+    """Bring what the tree needs under `path` and is still not here."""
     kept = session.replica.kept(snapshot.id)
     if kept is not None and kept.complete:
-        return 0
-    fetched_bytes, last = 0, None
+        return
+    last: list[Extent] | None = None
     # Of a file with a long list of extents first the list is absent, then what it names.
     while absent := session.replica.space.absent(snapshot.root, path):
-        if fetched_bytes and absent == last:
+        if absent == last:
             raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
         session.fetch(absent)
-        fetched_bytes += sum(length for _, length in absent)
         last = absent
     if kept is not None and not path:
         session.replica.record([], snapshot=(snapshot, kept.seq), complete=True)
-    return fetched_bytes
 
 
 def _push_once(
@@ -197,11 +203,11 @@ def _push_once(
                     root=ingested.root,
                     root_digest=ingested.root_digest,
                     parent=known.id if known is not None else b"",
-                    host=env.host(),
-                    user=env.user(),
-                    paths=found.paths,
+                    host=cleaned(env.host()),
+                    user=cleaned(env.user()),
+                    paths=tuple(fitting(found.paths)),
                     statistics=statistics_of(ingested),
-                    message=message,
+                    message=cleaned(message),
                     root_is_source=found.root_is_source,
                 )
                 snapshot = sending.commit(ref, proposal, known, ingested.lease)
@@ -209,7 +215,7 @@ def _push_once(
                 _confirm(session, ref, known)
             counts = sending.counts()
             # Without a commit nobody has what was put into a lease: no stat cache may point there.
-            is_there = changed or not sending.has_granted
+            is_there = sending.is_recorded if changed else not sending.has_granted
         if cache is not None and is_there:
             cache.publish()
         if not is_there:
@@ -251,6 +257,9 @@ class _Sending:
         self._asked: dict[int, list[int]] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._sent: list[Future[None]] = []
+        self._given_up = False
+        self.is_recorded = False
+        """Whether what was committed is written down here."""
         self.asks = asks(session.origin_bytes, session.replica.disk_bytes())
 
     def __enter__(self) -> Self:
@@ -262,6 +271,9 @@ class _Sending:
         error: BaseException | None,
         traceback: "TracebackType | None",
     ) -> None:
+        self._given_up = error is not None
+        if self._sent and error is not None and not isinstance(error, PacketFSError) and self._is_stuck():
+            self._link.connection.close()  # the peer does not read: nobody who interrupts this waits for it
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=error is not None)
         for lease in self._leases.values():
@@ -323,7 +335,9 @@ class _Sending:
             self._link.say(protocol.Tree(body), more=True)
         request = self._link.say(_wanted(ref, proposal, known))
         # While the origin makes it durable, so do we; what is written down below must be on disk.
-        durable = [other.sync() for other in self._leases.values()]
+        durable: list[Durable] | None = None
+        with suppress(UnavailableError):
+            durable = [other.sync() for other in self._leases.values()]
         committed = self._link.hear(request, protocol.Committed)
         snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
         if not snapshot.id.startswith(committed.id):
@@ -334,12 +348,25 @@ class _Sending:
             )
         if committed.leased_segment:
             session.leased = protocol.Leased(committed.leased_segment, committed.leased_head)
-        replica.admit(durable)
-        position = Position(committed.seq, committed.hash)
-        replica.record(durable, position=position, snapshot=(snapshot, committed.seq), ref=ref)
         session.moved(ref, snapshot)
         session.done = protocol.Done(cpu_ms=committed.cpu_ms, anonymous_kib=committed.anonymous_kib)
+        self.is_recorded = self._record(durable, committed, snapshot, ref)
         return snapshot
+
+    def _record(
+        self, durable: "list[Durable] | None", committed: protocol.Committed, snapshot: Snapshot, ref: str
+    ) -> bool:
+        """Write down what is here, if our disk has it. The origin has committed: a full disk here changes nothing."""
+        replica = self._session.replica
+        if durable is None:
+            return False
+        try:
+            replica.admit(durable)
+            position = Position(committed.seq, committed.hash)
+            replica.record(durable, position=position, snapshot=(snapshot, committed.seq), ref=ref)
+        except UnavailableError:
+            return False
+        return True
 
     def counts(self) -> tuple[int, int, int, int]:
         """Literal, delta and coded bytes, and pointers."""
@@ -368,8 +395,13 @@ class _Sending:
         lease.sync()
 
     def _send_literals(self) -> None:
-        while (body := self._outgoing.literals()) is not None:
+        while not self._given_up and (body := self._outgoing.literals()) is not None:
             self._link.say(protocol.Literals(body), more=True)
+
+    def _is_stuck(self) -> bool:
+        from concurrent.futures import wait
+
+        return bool(wait(self._sent, _LAST_BODY_S).not_done)
 
     def _sender(self) -> "ThreadPoolExecutor":
         if self._thread is None:

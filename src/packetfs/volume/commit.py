@@ -87,7 +87,7 @@ def commit(
 ) -> Committed:
     """Make what the leases hold durable, then move `ref`. On a conflict the data stays, for the push that is run again.
 
-    `lease` gets the journal entry and is the last to be synced. With `settled` its bytes are synced before the
+    `lease` gets the journal entry and is the last to be synced. Unless it is `settled`, its bytes are synced before the
     exclusive part, which then syncs no more than one chunk.
     """
     filling.settle()  # what the pages point to in earlier leases is durable before the entry that needs it

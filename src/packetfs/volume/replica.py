@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import apsw
 import msgspec
@@ -42,6 +42,7 @@ __all__ = ["Identity", "Kept", "Replica", "is_replica"]
 DATABASE_NAME: Final = "replica.db"
 _VERSION: Final = 1
 _SECRET_BYTES: Final = 32
+_PUBLISH_ENTRIES: Final = 1 << 16  # as for a volume: 1.5 MB of chunk tables to read again
 _WAIT_S: Final = 0.025  # between looks at the lock
 _SCHEMA: Final = """
 CREATE TABLE identity (value BLOB NOT NULL) STRICT;
@@ -182,7 +183,7 @@ class Replica(Trees):
     @property
     def position(self) -> Position | None:
         """The origin's position when it was last seen; None if that never was."""
-        rows = select(self._db, (int, bytes), "SELECT seq, hash FROM position")
+        rows = self._select((int, bytes), "SELECT seq, hash FROM position")
         return Position(*rows[0]) if rows else None
 
     def kept(self, id_: bytes) -> Kept | None:
@@ -193,7 +194,7 @@ class Replica(Trees):
 
     def ref(self, name: str) -> Kept | None:
         """What `name` was last seen to name, if that tree is here."""
-        rows = select(self._db, (bytes,), "SELECT snapshot FROM refs WHERE name = ?", (name,))
+        rows = self._select((bytes,), "SELECT snapshot FROM refs WHERE name = ?", (name,))
         return self.kept(rows[0][0]) if rows else None
 
     def newest(self) -> Kept | None:
@@ -215,7 +216,7 @@ class Replica(Trees):
 
     def refs(self) -> list[Ref]:
         """All refs, by name."""
-        rows = select(self._db, (str, int), "SELECT ref, max(seq) FROM moves GROUP BY ref ORDER BY ref")
+        rows = self._select((str, int), "SELECT ref, max(seq) FROM moves GROUP BY ref ORDER BY ref")
         found = [(name, seq, self._moves("ref = ? AND seq = ?", (name, seq))[0]) for name, seq in rows]
         return [Ref(name, kept.snapshot, seq, kept.snapshot.time_ns) for name, seq, kept in found]
 
@@ -252,7 +253,7 @@ class Replica(Trees):
             self._db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?, ?)", row)
 
     def _moves(self, where: str, values: Sequence[int | str | bytes]) -> list[Kept]:
-        rows = select(self._db, (bytes,), f"SELECT snapshot FROM moves WHERE {where}", values)  # noqa: S608 - literals
+        rows = self._select((bytes,), f"SELECT snapshot FROM moves WHERE {where}", values)  # noqa: S608 - literals
         return [kept for (id_,) in rows if (kept := self.kept(id_)) is not None]
 
     def is_complete(self, kept: Kept) -> bool:
@@ -266,15 +267,13 @@ class Replica(Trees):
 
     def disk_bytes(self) -> int:
         """What the segments take on disk."""
-        return sum(
-            self._segment_bytes(segment) for (segment,) in select(self._db, (int,), "SELECT segment FROM segments")
-        )
+        return sum(self._segment_bytes(segment) for (segment,) in self._select((int,), "SELECT segment FROM segments"))
 
     # What changes.
 
     def lease(self, segment: int, head: int, *, fill: bool) -> kernel.Lease:
         """`segment` to be written: from `head` on, which the origin leased to us, or (`fill`) wherever it is empty."""
-        rows = select(self._db, (int, int), "SELECT head, table_bytes FROM segments WHERE segment = ?", (segment,))
+        rows = self._select((int, int), "SELECT head, table_bytes FROM segments WHERE segment = ?", (segment,))
         here, table_bytes = rows[0] if rows else (0, 0)
         # What an earlier process left beyond its rows is cut off with the chunk table.
         try:
@@ -303,7 +302,7 @@ class Replica(Trees):
         `snapshot` is a snapshot whose tree is here, and the seq of its commit; `ref` names it from now on.
         """
         with self._writing():
-            used = select(self._db, (int,), "SELECT coalesce(max(used), 0) + 1 FROM segments")[0][0]
+            used = self._select((int,), "SELECT coalesce(max(used), 0) + 1 FROM segments")[0][0]
             for segment, head, table_bytes in durable:
                 self._db.execute(
                     "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", (segment, head, table_bytes, used)
@@ -337,7 +336,8 @@ class Replica(Trees):
         limit = self.identity.cache_bytes
         if limit is None:
             return 0
-        rows = select(self._db, (int,), "SELECT segment FROM segments ORDER BY used")
+        self._drop_strays()
+        rows = self._select((int,), "SELECT segment FROM segments ORDER BY used")
         sizes = [(segment, self._segment_bytes(segment)) for (segment,) in rows]
         surplus = sum(size for _, size in sizes) - limit
         going: list[int] = []
@@ -364,6 +364,24 @@ class Replica(Trees):
         self._drop_broken()
         return freed
 
+    def tidy(self) -> None:
+        """What is worth doing at the end: keep no more than may be kept, and spare the next process the index."""
+        self.evict()
+        if self.space.open_entries >= _PUBLISH_ENTRIES:
+            self.space.publish_index()
+
+    def _drop_strays(self) -> None:
+        """Remove segments without a row: what a push that failed had filled. No lease is open now."""
+        rows = self._select((int,), "SELECT segment FROM segments")
+        slots = {self.space.slot(segment) for (segment,) in rows}
+        place = os.path.join(self.path, "segments")
+        if not os.path.isdir(place):
+            return  # somebody has cleared the cache
+        for name in os.listdir(place):
+            if name.partition(".")[0] not in slots:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(place, name))
+
     def _drop_broken(self) -> None:
         """Forget snapshots whose trees have lost a page: they cannot be a base any more."""
         gone = []
@@ -378,12 +396,20 @@ class Replica(Trees):
 
     def _kept(self, where: str, values: Sequence[int | str | bytes]) -> list[Kept]:
         statement = f"SELECT id, seq, bytes, coalesce(complete, -1) FROM snapshots WHERE {where}"  # noqa: S608 - literals
-        rows = select(self._db, (bytes, int, bytes, int), statement, values)
+        rows = self._select((bytes, int, bytes, int), statement, values)
         return [
             Kept(decode_snapshot(data, id_), seq, None if complete < 0 else bool(complete))
             for id_, seq, data, complete in rows
             if self.keys.snapshot_id(data) == id_
         ]
+
+    def _select(
+        self, kinds: tuple[type, ...], statement: str, values: Sequence[int | str | bytes] = ()
+    ) -> list[tuple[Any, ...]]:
+        try:
+            return select(self._db, kinds, statement, values)
+        except apsw.Error as error:
+            raise DamagedError(f"the replica {self.path!r} cannot be read: {error}") from error
 
     def _open_space(self) -> kernel.Space:
         chunks = self.identity.chunks
@@ -397,7 +423,7 @@ class Replica(Trees):
             chunks.normalisation,
             self.identity.keys,
         )
-        rows = select(self._db, (int, int, int), "SELECT segment, head, table_bytes FROM segments")
+        rows = self._select((int, int, int), "SELECT segment, head, table_bytes FROM segments")
         space.admit([(row[0], row[1], row[2]) for row in rows])
         return space
 
@@ -461,6 +487,8 @@ def _make_database(path: str, identity: Identity) -> None:
 
 def _identity(db: apsw.Connection) -> Identity:
     rows = select(db, (bytes,), "SELECT value FROM identity")
+    if not rows:
+        raise DamagedError("a replica does not say whose it is")
     return msgspec.msgpack.decode(rows[0][0], type=Identity)
 
 

@@ -168,6 +168,23 @@ class Filling:
             record(db, self._keys, durable, full=full)
         self._admit([durable])
 
+    def checkpoint_all(
+        self, leases: Sequence[tuple[kernel.Lease, bool]], recorded: dict[int, tuple[Durable, bool]]
+    ) -> None:
+        """The same for several leases (each with whether it is full) in one transaction, for those that have changed.
+
+        `recorded` is what was written down of each before; it is brought up to date.
+        """
+        durable = {lease.segment: (self.sync(lease), full) for lease, full in leases}
+        changed = {segment: row for segment, row in durable.items() if recorded.get(segment) != row}
+        if not changed:
+            return
+        with self._journal.writing() as db:
+            for row, full in changed.values():
+                record(db, self._keys, row, full=full)
+        self._admit([row for row, _ in changed.values()])
+        recorded.update(changed)
+
     def _syncer(self) -> "ThreadPoolExecutor":
         if self._thread is None:
             from concurrent.futures import ThreadPoolExecutor  # 5 ms, and most pushes fill no lease

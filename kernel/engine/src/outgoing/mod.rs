@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::address::{Address, Extent, segment_of, segment_start};
 use crate::coding::{BASE_BYTES_MAX, Coding, Encoder, GROUP_BYTES, LARGE_RUN_BYTES, PIECE_BYTES};
 use crate::incoming::TREE_WINDOW_LOG;
-use crate::literals::{self, Head, Place, Run};
+use crate::literals::{self, BODY_CHUNKS_MAX, Head, Place, Run};
 use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::script::{self, Visit, changes};
 use crate::space::Space;
@@ -29,8 +29,6 @@ use renamed::{Added, Gone};
 const BASE_BYTES_MIN: u64 = 1 << 20;
 /// How many times as long as its run a base is at most: indexing it takes time.
 const BASE_FACTOR: u64 = 16;
-/// Chunks of one body at most: digests and lengths of so many take a mebibyte.
-const BODY_CHUNKS_MAX: usize = 32 << 10;
 
 /// What decides whether the other side holds a directory. Shared by two walks, of which one is resumed part by part.
 type Holds = Box<dyn FnMut(&PageRef) -> Result<bool> + Send>;
@@ -336,7 +334,7 @@ impl Outgoing {
     /// Runs that are short, until they are a group together; or one that is long.
     fn next_based(&mut self) -> Vec<Queued> {
         let mut group: Vec<Queued> = Vec::new();
-        let (mut raw, mut based) = (0, 0);
+        let (mut raw, mut based, mut bases) = (0, 0, 0);
         while let Some(next) = self.based.front_mut() {
             let length = next.extent.length as usize;
             // What lies between the same neighbours has the same base: once is enough.
@@ -348,7 +346,7 @@ impl Outgoing {
             let fits = length < LARGE_RUN_BYTES
                 && raw + length <= GROUP_BYTES
                 && based + base <= BASE_BYTES_MAX as u64
-                && group.len() < BODY_CHUNKS_MAX;
+                && group.len().max(bases + next.bases.len()) < BODY_CHUNKS_MAX;
             if !group.is_empty() && !fits {
                 // Its base was cleared because it is in this group; in the next one it has to be named again.
                 if next.bases.is_empty()
@@ -358,7 +356,7 @@ impl Outgoing {
                 }
                 break;
             }
-            (raw, based) = (raw + length, based + base);
+            (raw, based, bases) = (raw + length, based + base, bases + next.bases.len());
             group.extend(self.based.pop_front());
             if length >= LARGE_RUN_BYTES {
                 break;
