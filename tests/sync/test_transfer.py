@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError
+from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError, UsageError
 from packetfs.format.when import LATEST
 from packetfs.sync import scrub
 from packetfs.volume import Volume, sources_of
@@ -373,3 +373,17 @@ def test_several_machines_push_to_refs_of_their_own_at_once(
         pull(origin, tmp_path / "target", "reader", f"ref-{number}")
         assert difference(facts(tmp_path / f"copy-{number}"), facts(tmp_path / "target")) == []
     assert is_sound(origin)
+
+
+def test_what_a_user_says_of_a_push_is_stored_or_refused_before_anything_is_sent(
+    origin: Origin, source: Path, tmp_path: Path
+) -> None:
+    with origin.connect("one") as session:
+        with pytest.raises(UsageError):
+            session.push(sources_of([source]), "main", message="x" * 100_000)
+        session.push(sources_of([source]), "main", message="not \udcff UTF-8 \x1b[31m")
+        (snapshot,) = session.log("main")
+    pull(origin, tmp_path / "target", "two")
+
+    assert snapshot.message == "not \ufffd UTF-8 \x1b[31m"
+    assert difference(facts(source), facts(tmp_path / "target")) == []

@@ -14,6 +14,7 @@ __all__ = [
     "SNAPSHOT_BYTES_MAX",
     "Snapshot",
     "Statistics",
+    "check_message",
     "cleaned",
     "decode_snapshot",
     "encode_snapshot",
@@ -117,8 +118,6 @@ def encode_snapshot(
     root_is_source: bool,
 ) -> bytes:
     """The bytes of a snapshot. Too many source paths are cut to what fits; too long a message is a UsageError."""
-    if len(message.encode("utf-8", "surrogateescape")) > _TEXT_BYTES_MAX:
-        raise UsageError(f"the message is longer than {_TEXT_BYTES_MAX} bytes", hint="say it shorter")
     stored = _Stored(
         root=root,
         root_digest=root_digest,
@@ -128,7 +127,7 @@ def encode_snapshot(
         user=cleaned(user)[:_NAME_CHARACTERS_MAX],
         paths=fitting(paths),
         statistics=statistics,
-        message=cleaned(message),
+        message=check_message(message),
         root_is_source=root_is_source,
     )
     data = _MAGIC + bytes([_VERSION]) + _encoder.encode(stored)
@@ -173,6 +172,13 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is w
         root_is_source=stored.root_is_source,
         data=data,
     )
+
+
+def check_message(message: str) -> str:
+    """The message as it is stored. UsageError if it is too long."""
+    if len(message.encode("utf-8", "surrogateescape")) > _TEXT_BYTES_MAX:
+        raise UsageError(f"the message is longer than {_TEXT_BYTES_MAX} bytes", hint="say it shorter")
+    return cleaned(message)
 
 
 def cleaned(text: str) -> str:

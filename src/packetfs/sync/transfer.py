@@ -15,7 +15,7 @@ from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot, cleaned, fitting
+from packetfs.format.snapshot import Snapshot, check_message, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import PullReport
@@ -81,6 +81,7 @@ def push(
     """
     session.check_writer()
     check_ref(ref)
+    message = check_message(message)
     meter = _Meter(session, pushes=True)
     while True:
         session.settle()
@@ -207,7 +208,7 @@ def _push_once(
                     user=cleaned(env.user()),
                     paths=tuple(fitting(found.paths)),
                     statistics=statistics_of(ingested),
-                    message=cleaned(message),
+                    message=message,
                     root_is_source=found.root_is_source,
                 )
                 snapshot = sending.commit(ref, proposal, known, ingested.lease)
