@@ -30,7 +30,7 @@ from packetfs.sync.plan import numbers_of, said_or, statistics_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
 from packetfs.volume.commit import Proposal, commit, encode, proposal_of
-from packetfs.volume.space import Durable, Filling
+from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import Buffers, Frame
@@ -42,8 +42,6 @@ _CHECKPOINT_BYTES: Final = 32 << 20
 _ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to a peer again
 _PREFIX_BYTES: Final = 16  # of a digest or an id
 _HASH_BYTES: Final = 8
-_SYNC_BYTES: Final = 4 << 20  # less than that is synced together with the entry
-_PUBLISH_ENTRIES: Final = 1 << 16
 _HELD_BYTES_MAX: Final = 64 << 10
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
@@ -151,7 +149,7 @@ class _Serving:
         for lease in self._leases.values():
             lease.close()
         self._leases.clear()
-        if self._volume is not None and self._volume.space.open_entries >= _PUBLISH_ENTRIES:
+        if self._volume is not None and self._volume.space.open_entries >= PUBLISH_ENTRIES:
             with suppress(PacketFSError):
                 self._volume.space.publish_index()
 
@@ -318,7 +316,7 @@ class _Serving:
             other.close()
         self._leases = {lease.segment: lease}
         self._recorded.clear()
-        settled = self._unsaved_bytes <= _SYNC_BYTES
+        settled = self._unsaved_bytes <= SYNC_BYTES
         try:
             done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=settled)
         except ConflictError:

@@ -43,8 +43,6 @@ __all__ = [
 # A file system's clock ticks with the kernel's timer (at most 10 ms) and lags behind ours by up to one tick.
 _TICK_NS: Final = 20_000_000
 _FOREIGN_CLOCK_NS: Final = 2_000_000_000  # FAT counts in steps of 2 s, and a server's clock may differ
-_PUBLISH_ENTRIES: Final = 1 << 16  # 1.5 MB of chunk tables: what the next process would have to read again
-_SYNC_BYTES: Final = 4 << 20  # a few ms of writing: less is synced together with the entry, two syncs instead of four
 _STREAM_MODE: Final = 0o644
 
 
@@ -264,7 +262,7 @@ class _Push:
             if cache is not None:
                 cache.discard()
         discarded = volume.index_discarded is not None
-        if not dry_run and (discarded or volume.space.open_entries >= _PUBLISH_ENTRIES):
+        if not dry_run and (discarded or volume.space.open_entries >= space.PUBLISH_ENTRIES):
             # The ref has moved: that a full disk has no room for a derived file must not look as if it had not.
             with suppress(UnavailableError):
                 volume.space.publish_index()
@@ -299,7 +297,7 @@ class _Push:
             root_is_source=self.found.root_is_source,
         )
         lease = filling.lease_for_entry(ingested.lease)
-        settled = ingested.new_bytes + ingested.page_bytes <= _SYNC_BYTES
+        settled = ingested.new_bytes + ingested.page_bytes <= space.SYNC_BYTES
         return commit(self.volume, filling, lease, self.ref, proposal, settled=settled).snapshot
 
     def _remember_visit(self) -> None:

@@ -34,7 +34,7 @@ from packetfs.format.when import LATEST, AtTime, Back, ById, When
 from packetfs.volume.journal import select
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
-from packetfs.volume.space import Durable
+from packetfs.volume.space import PUBLISH_ENTRIES, Durable
 from packetfs.volume.trees import Trees
 
 __all__ = ["Identity", "Kept", "Replica", "is_replica"]
@@ -42,7 +42,6 @@ __all__ = ["Identity", "Kept", "Replica", "is_replica"]
 DATABASE_NAME: Final = "replica.db"
 _VERSION: Final = 1
 _SECRET_BYTES: Final = 32
-_PUBLISH_ENTRIES: Final = 1 << 16  # as for a volume: 1.5 MB of chunk tables to read again
 _WAIT_S: Final = 0.025  # between looks at the lock
 _SCHEMA: Final = """
 CREATE TABLE identity (value BLOB NOT NULL) STRICT;
@@ -367,7 +366,7 @@ class Replica(Trees):
     def tidy(self) -> None:
         """What is worth doing at the end: keep no more than may be kept, and spare the next process the index."""
         self.evict()
-        if self.space.open_entries >= _PUBLISH_ENTRIES:
+        if self.space.open_entries >= PUBLISH_ENTRIES:
             self.space.publish_index()
 
     def _drop_strays(self) -> None:

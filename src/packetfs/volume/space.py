@@ -29,12 +29,24 @@ from packetfs.volume.tables import HEADER_BYTES, table_shape
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["ROOM_BYTES_MIN", "Durable", "Filling", "changed_segments", "epoch", "granted", "record"]
+__all__ = [
+    "PUBLISH_ENTRIES",
+    "ROOM_BYTES_MIN",
+    "SYNC_BYTES",
+    "Durable",
+    "Filling",
+    "changed_segments",
+    "epoch",
+    "granted",
+    "record",
+]
 
 # (segment, head, chunk-table bytes) as the kernel's Lease.sync gives it and Space.admit takes it.
 Durable = tuple[int, int, int]
 
 ROOM_BYTES_MIN: Final = 256 << 10  # two chunks of the largest size: with less a segment is not worth leasing again
+PUBLISH_ENTRIES: Final = 1 << 16  # 1.5 MB of chunk tables: what the next process would have to read again
+SYNC_BYTES: Final = 4 << 20  # a few ms of writing: less is synced together with the entry, two syncs instead of four
 _UNSYNCED_LEASES_MAX: Final = 3  # ~200 MiB of dirty pages: more only makes the commit at the end wait longer
 _TRIES_MAX: Final = 64  # segments of the pool that are looked at before a new one is granted
 
