@@ -75,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(why)
         return 1
     signal.signal(signal.SIGTERM, _end)
+    known = {name for case in cases() for name in (case.name, case.name.partition(":")[0])}
+    if unknown := set(options.case or ()) - known:
+        say(f"no case is called {', '.join(sorted(unknown))}; there are: {', '.join(case.name for case in cases())}")
+        return 1
     chosen = [
         case
         for case in cases()

@@ -249,7 +249,8 @@ class Outgoing:
     order and without leaving one out; of each kind as it comes, literals before the tree.
     """
 
-    def __new__(cls, space: Space) -> Outgoing: ...
+    def __new__(cls, space: Space, *, verified: bool = False) -> Outgoing:
+        """With `verified`, all that will be sent was digested and put by this process: it is not verified once more."""
     def add(self, extents: Sequence[Extent], *, pages: bool) -> None:
         """Queue the data chunks of these ranges, and with `pages` those of trees as well, each address once."""
     def plan(
@@ -262,8 +263,11 @@ class Outgoing:
         `within` (empty: all), for none without `data`; the receiver's `begin_tree` then needs `sparse`. A chunk
         travels once, however often it is named.
         """
-    def literals(self) -> bytes | None:
-        """The next body of literals; None when nothing is queued. More may be queued then."""
+    def literals(self) -> tuple[bytes, Buffer] | None:
+        """The next body of literals; None when nothing is queued. More may be queued then.
+
+        It is in two parts: the second one may be mapped bytes of the space, so that nothing is copied.
+        """
     def tree(self) -> bytes | None:
         """The next body of the planned tree's script; None at its end."""
     @property

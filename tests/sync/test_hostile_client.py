@@ -285,7 +285,7 @@ def body_at(volume: Path, to: Callable[[int], int]) -> bytes:
         outgoing.add(opened.space.extents(entry), pages=False)
         body = outgoing.literals()
     assert body is not None
-    return moved(body, to)
+    return moved(b"".join(body), to)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def endless_noise(truth: Iterator[Message]) -> Iterator[Message]:
         yield message
         if isinstance(message, protocol.Literals):
             yield from (
-                protocol.Literals(moved(bytes(message.body), lambda _: 1 << OFFSET_BITS + 3)) for _ in range(1 << 40)
+                protocol.Literals(moved(b"".join(message), lambda _: 1 << OFFSET_BITS + 3)) for _ in range(1 << 40)
             )
 
 
@@ -183,15 +183,15 @@ PULL_LIES: dict[str, tuple[type, Lie]] = {
     "literals that are not those": (protocol.Want, instead(protocol.Literals, protocol.Literals(SMALL))),
     "literals elsewhere": (
         protocol.Want,
-        each(protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda at: at + (9 << OFFSET_BITS)))),
+        each(protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda at: at + (9 << OFFSET_BITS)))),
     ),
     "literals a little aside": (
         protocol.Want,
-        each(protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda at: at + 1))),
+        each(protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda at: at + 1))),
     ),
     "literals in an absurd place": (
         protocol.Want,
-        each(protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda _: (1 << 64) - 100_000))),
+        each(protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda _: (1 << 64) - 100_000))),
     ),
     "literals without end": (protocol.Want, endless(protocol.Literals)),
     "sound literals without end": (protocol.Want, endless_noise),
@@ -254,10 +254,10 @@ FETCH_LIES: dict[str, Lie] = {
     "nothing": without(protocol.Literals),
     "noise": instead(protocol.Literals, protocol.Literals(SMALL)),
     "elsewhere": each(
-        protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda at: at + (9 << OFFSET_BITS)))
+        protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda at: at + (9 << OFFSET_BITS)))
     ),
-    "aside": each(protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda at: at + 1))),
-    "further on": each(protocol.Literals, lambda m: protocol.Literals(moved(bytes(m.body), lambda at: at + 20_000))),
+    "aside": each(protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda at: at + 1))),
+    "further on": each(protocol.Literals, lambda m: protocol.Literals(moved(b"".join(m), lambda at: at + 20_000))),
     "without end": endless(protocol.Literals),
     "sound without end": endless_noise,
     "failing": failing(protocol.Literals),
@@ -388,7 +388,7 @@ def test_sound_bytes_that_nobody_stored_are_not_shown_and_do_not_stand_in_the_wa
         yield body
         for index, message in enumerate(truth):
             if index == 0 and isinstance(message, protocol.Literals):  # its place is said from the end of the last body
-                message = protocol.Literals(moved(bytes(message.body), lambda at: at - made_up[place] - 5000))
+                message = protocol.Literals(moved(b"".join(message), lambda at: at - made_up[place] - 5000))
             yield message
 
     with origin.connect(writes=False) as session:

@@ -84,6 +84,16 @@ impl Encoder {
     /// `base` may be empty and is not longer than [`BASE_BYTES_MAX`]; only a delta needs it to be decoded. After an
     /// error the stream is of no use any more.
     pub fn encode(&mut self, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<Coding> {
+        let coding = self.encode_unless_raw(raw, base, out)?;
+        if coding == Coding::Raw {
+            out.extend_from_slice(raw);
+        }
+        Ok(coding)
+    }
+
+    /// As [`encode`](Encoder::encode), but appends nothing if the coded bytes are `raw` itself: a caller that can send
+    /// it from where it lies need not copy it.
+    pub fn encode_unless_raw(&mut self, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<Coding> {
         check_lengths(raw.len(), base.len())?;
         let from = out.len();
         if !base.is_empty() && !raw.is_empty() {
@@ -96,7 +106,6 @@ impl Encoder {
             out.truncate(from);
         }
         if !is_compressible(raw)? {
-            out.extend_from_slice(raw);
             return Ok(Coding::Raw);
         }
         self.stream(raw, out)?;
@@ -188,6 +197,24 @@ impl Decoder {
                 Err(error)
             }
         }
+    }
+
+    /// The `raw_bytes` bytes that `coded` stands for: `coded` itself where that is what it is, else decoded into
+    /// `scratch`, whose content is dropped. Errors are those of [`decode`](Decoder::decode).
+    pub fn decoded<'a>(
+        &mut self,
+        coding: Coding,
+        coded: &'a [u8],
+        base: &[u8],
+        raw_bytes: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        if coding == Coding::Raw && coded.len() == raw_bytes {
+            return Ok(coded);
+        }
+        scratch.clear();
+        self.decode(coding, coded, base, raw_bytes, scratch)?;
+        Ok(scratch)
     }
 
     fn stream(&mut self, coded: &[u8], out: &mut [u8]) -> Result<usize> {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::address::{Address, Extent, offset_of, segment_of};
-use crate::coding::{Coding, Decoder};
+use crate::coding::{Coding, Decoder, GROUP_BYTES};
 use crate::digest::digest;
 use crate::ingest::LeaseHandle;
 use crate::keys::Digest;
@@ -28,6 +28,9 @@ pub const TREE_WINDOW_LOG: u32 = 20;
 /// Leases that keep what they are given in memory for a while, a mebibyte each. Four gigabytes fill 64 segments.
 const AWAKE_MAX: usize = 8;
 
+/// Memory that is kept for the next body; most are of a group's length.
+const SCRATCH_BYTES_MAX: usize = 2 * GROUP_BYTES;
+
 /// Gives the lease of a segment that the peer may fill, or refuses.
 pub type LeaseFor = Box<dyn FnMut(u64) -> Result<LeaseHandle> + Send>;
 
@@ -36,6 +39,8 @@ pub struct Incoming {
     space: Arc<Space>,
     leases: Leases,
     decoder: Decoder,
+    /// What a body was decoded to: its memory is used again.
+    scratch: Vec<u8>,
     place: Place,
     tree_decoder: Decoder,
     applier: Option<Applier>,
@@ -56,6 +61,7 @@ impl Incoming {
             space: Arc::clone(space),
             leases: Leases { host: lease_for, held: BTreeMap::new(), awake: VecDeque::new() },
             decoder: Decoder::new(),
+            scratch: Vec::new(),
             place: Place::default(),
             tree_decoder: Decoder::with_window(TREE_WINDOW_LOG),
             applier: None,
@@ -82,12 +88,12 @@ impl Incoming {
             self.space.copy(*extent, &mut base[from..])?;
         }
         let total = head.runs.iter().map(Run::raw_bytes).sum::<u64>() as usize;
-        let mut raw = Vec::new();
-        self.decoder.decode(head.coding, coded, &base, total, &mut raw)?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let raw = self.decoder.decoded(head.coding, coded, &base, total, &mut scratch)?;
         drop(base);
         let mut chunks = Vec::with_capacity(head.runs.len());
         let mut digests = Vec::new();
-        let mut rest = raw.as_slice();
+        let mut rest = raw;
         for run in &head.runs {
             let mut found = Vec::with_capacity(run.lengths.len());
             for &length in &run.lengths {
@@ -102,13 +108,16 @@ impl Incoming {
         if literals::check(self.space.keys(), &digests) != head.check {
             return Err(Error::Invalid(format!("{total} bytes of literals are not those that were sent")));
         }
-        let (mut rest, mut put) = (raw.as_slice(), 0);
+        let (mut rest, mut put) = (raw, 0);
         for (run, chunks) in head.runs.iter().zip(&chunks) {
             let (bytes, others) = rest.split_at(run.raw_bytes() as usize);
             rest = others;
             if self.put(run.address, bytes, chunks)? {
                 put += bytes.len() as u64;
             }
+        }
+        if scratch.capacity() <= SCRATCH_BYTES_MAX {
+            self.scratch = scratch;
         }
         Ok(put)
     }

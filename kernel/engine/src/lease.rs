@@ -29,6 +29,8 @@ use crate::table::{
 
 /// Bytes gathered before a write: below this the system call costs more than the copy.
 const WRITE_BYTES: usize = 1 << 20;
+/// From this on the copy costs more than the system call.
+const DIRECT_WRITE_BYTES: usize = 256 << 10;
 /// A run of this length or more is worth a place congruent to its offset in the file, so that it can be reflinked.
 pub const ALIGNED_RUN_BYTES: usize = 128 << 10;
 /// What reflinks need: offsets congruent modulo this.
@@ -443,10 +445,11 @@ impl Lease {
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.check_whole()?;
         self.dirty = true;
-        if self.buffer.len() + bytes.len() >= WRITE_BYTES {
+        let is_direct = bytes.len() >= DIRECT_WRITE_BYTES;
+        if is_direct || self.buffer.len() + bytes.len() >= WRITE_BYTES {
             self.flush()?;
         }
-        if bytes.len() >= WRITE_BYTES {
+        if is_direct {
             self.write_data(bytes, u64::from(self.head))?;
         } else {
             self.buffer.extend_from_slice(bytes);

@@ -1,9 +1,7 @@
 //! CRC-32C, for frames: against accidents on the way, not against anybody.
 
-use crate::owned;
-use pyo3::buffer::PyBuffer;
+use crate::lent::bytes_of;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 /// Bytes from this size on are worth giving the GIL up for: 64 KiB take 5 us.
 const DETACH_BYTES_MIN: usize = 64 << 10;
@@ -12,16 +10,9 @@ const DETACH_BYTES_MIN: usize = 64 << 10;
 #[pyfunction]
 #[pyo3(signature = (data, seed = 0))]
 pub fn crc32c(py: Python<'_>, data: &Bound<'_, PyAny>, seed: u32) -> PyResult<u32> {
-    // Bodies of frames are `bytes`, which nobody can change: those are read where they lie.
-    let copied;
-    let data = if let Ok(bytes) = data.cast::<PyBytes>() {
-        bytes.as_bytes()
-    } else {
-        copied = owned(py, &PyBuffer::get(data)?)?;
-        &copied
-    };
+    let data = bytes_of(data)?;
     if data.len() < DETACH_BYTES_MIN {
-        return Ok(::crc32c::crc32c_append(seed, data));
+        return Ok(::crc32c::crc32c_append(seed, &data));
     }
-    Ok(py.detach(|| ::crc32c::crc32c_append(seed, data)))
+    Ok(py.detach(|| ::crc32c::crc32c_append(seed, &data)))
 }

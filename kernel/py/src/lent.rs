@@ -2,10 +2,12 @@
 #![allow(unsafe_code, reason = "the buffer protocol is a C interface")]
 
 use packetfs_engine::map::Slice;
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
+use std::borrow::Cow;
 use std::os::fd::BorrowedFd;
 use std::os::raw::c_int;
 
@@ -21,7 +23,18 @@ pub fn descriptor<'a>(fd: c_int) -> PyResult<BorrowedFd<'a>> {
 /// Keeps a mapping alive for as long as a memoryview shows it.
 #[pyclass(frozen, module = "packetfs._kernel")]
 pub struct Lent {
-    slice: Slice,
+    pub slice: Slice,
+}
+
+/// The bytes of a buffer: where they lie if nobody can change them, else a copy.
+pub fn bytes_of<'a>(data: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+    if let Ok(bytes) = data.cast::<PyBytes>() {
+        return Ok(Cow::Borrowed(bytes.as_bytes()));
+    }
+    if let Ok(lent) = data.cast::<Lent>() {
+        return Ok(Cow::Borrowed(&lent.get().slice));
+    }
+    PyBuffer::get(data)?.to_vec(data.py()).map(Cow::Owned)
 }
 
 /// A read-only memoryview of `slice`.

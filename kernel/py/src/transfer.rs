@@ -4,11 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entry::extents_from;
 use crate::failure::{carried, raised};
-use crate::owned;
+use crate::lent::{Lent, bytes_of};
 use crate::space::{Lease, Space};
 use packetfs_engine::page::decode_root;
 use packetfs_engine::{incoming, outgoing};
-use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -32,8 +31,11 @@ impl Outgoing {
 #[pymethods]
 impl Outgoing {
     #[new]
-    fn new(space: Bound<'_, Space>) -> Self {
-        Outgoing { engine: Mutex::new(outgoing::Outgoing::new(&space.get().engine)) }
+    #[pyo3(signature = (space, *, verified = false))]
+    fn new(space: Bound<'_, Space>, verified: bool) -> Self {
+        let space = &space.get().engine;
+        let engine = if verified { outgoing::Outgoing::of_verified(space) } else { outgoing::Outgoing::new(space) };
+        Outgoing { engine: Mutex::new(engine) }
     }
 
     #[pyo3(signature = (extents, *, pages))]
@@ -61,9 +63,15 @@ impl Outgoing {
         .map_err(|error| raised(py, error))
     }
 
-    fn literals<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let body = py.detach(|| self.locked().literals()).map_err(|error| raised(py, error))?;
-        Ok(body.map(|body| PyBytes::new(py, &body)))
+    fn literals<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyBytes>, Bound<'py, PyAny>)>> {
+        let Some(body) = py.detach(|| self.locked().literals()).map_err(|error| raised(py, error))? else {
+            return Ok(None);
+        };
+        let coded = match body.coded {
+            outgoing::Coded::Made(bytes) => PyBytes::new(py, &bytes).into_any(),
+            outgoing::Coded::Stored(slice) => Bound::new(py, Lent { slice })?.into_any(),
+        };
+        Ok(Some((PyBytes::new(py, &body.head), coded)))
     }
 
     fn tree<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
@@ -119,8 +127,8 @@ impl Incoming {
         Incoming { engine: Mutex::new(incoming::Incoming::new(&Arc::clone(&space.get().engine), Box::new(host))) }
     }
 
-    fn literals(&self, py: Python<'_>, body: PyBuffer<u8>) -> PyResult<u64> {
-        let body = owned(py, &body)?;
+    fn literals(&self, py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let body = bytes_of(body)?;
         py.detach(|| self.locked().literals(&body)).map_err(|error| raised(py, error))
     }
 
@@ -133,8 +141,8 @@ impl Incoming {
         .map_err(|error| raised(py, error))
     }
 
-    fn tree(&self, py: Python<'_>, body: PyBuffer<u8>) -> PyResult<()> {
-        let body = owned(py, &body)?;
+    fn tree(&self, py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<()> {
+        let body = bytes_of(body)?;
         py.detach(|| self.locked().tree(&body)).map_err(|error| raised(py, error))
     }
 

@@ -23,6 +23,12 @@ def bytes_text(count: int) -> str:
     raise AssertionError("the last unit takes every number")
 
 
+def percent_text(share: float) -> str:
+    """Two digits, or as many as stand before the point: `0.0034 %`, `2.5 %`, `100 %`."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.2g} %"
+
+
 def amount(count: int, noun: str) -> str:
     """`1 file`, `12,345 files`, `2 directories`."""
     if count == 1:

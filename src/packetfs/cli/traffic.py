@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from packetfs.cli import lines
-from packetfs.cli.quantities import amount, bytes_text
+from packetfs.cli.quantities import amount, bytes_text, percent_text
 
 if TYPE_CHECKING:
     from packetfs.cli.output import Output
@@ -31,7 +31,7 @@ def tell_traffic(output: "Output", traffic: "Traffic", logical_bytes: int) -> No
         disk_bytes=traffic.disk_bytes,
     )
     wire = traffic.sent_bytes + traffic.received_bytes
-    share = f" ({100 * wire / logical_bytes:.2g} % of {bytes_text(logical_bytes)})" if logical_bytes else ""
+    share = f" ({percent_text(wire / logical_bytes)} of {bytes_text(logical_bytes)})" if logical_bytes else ""
     text = (
         f"wire: {bytes_text(traffic.sent_bytes)} sent, {bytes_text(traffic.received_bytes)} received{share}, "
         f"{amount(traffic.round_trips, 'round trip')}; {bytes_text(traffic.literal_bytes)} literal, "

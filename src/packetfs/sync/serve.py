@@ -239,9 +239,9 @@ class _Serving:
 
     def _stream(self, outgoing: kernel.Outgoing) -> Iterator[protocol.Message]:
         while (body := outgoing.literals()) is not None:
-            yield protocol.Literals(body)
-        while (body := outgoing.tree()) is not None:
-            yield protocol.Tree(body)
+            yield protocol.Literals(*body)
+        while (part := outgoing.tree()) is not None:
+            yield protocol.Tree(part)
 
     def _done(self, outgoing: kernel.Outgoing) -> protocol.Done:
         return protocol.Done(

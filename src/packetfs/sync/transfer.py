@@ -251,7 +251,7 @@ class _Sending:
         self._session = session
         self._link = session.link
         self._has_base = has_base
-        self._outgoing = kernel.Outgoing(session.replica.space)
+        self._outgoing = kernel.Outgoing(session.replica.space, verified=True)
         self._filled: list[Extent] = []
         self._begins: dict[int, int] = {}
         self._leases: dict[int, kernel.Lease] = {}
@@ -397,7 +397,7 @@ class _Sending:
 
     def _send_literals(self) -> None:
         while not self._given_up and (body := self._outgoing.literals()) is not None:
-            self._link.say(protocol.Literals(body), more=True)
+            self._link.say(protocol.Literals(*body), more=True)
 
     def _is_stuck(self) -> bool:
         from concurrent.futures import wait

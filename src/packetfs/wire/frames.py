@@ -105,17 +105,23 @@ class Frame(NamedTuple):
     body: bytes
 
 
-def encode(kind: FrameType, request: int, body: "Buffer" = b"") -> Buffers:
-    """The frame as buffers to write one after the other. InvalidError when the body is longer than its type may be."""
-    length = memoryview(body).nbytes
+def encode(kind: FrameType, request: int, *body: "Buffer") -> Buffers:
+    """The frame as buffers to write one after the other. InvalidError when the body is longer than its type may be.
+
+    The body may be given in parts, which are written as they are.
+    """
+    parts = [part for part in body if memoryview(part).nbytes]
+    length = sum(memoryview(part).nbytes for part in parts)
     if length > LIMITS[kind]:
         raise _bad(
             f"a {kind.name} of {length} bytes is longer than the {LIMITS[kind]} that one may have", type=int(kind)
         )
     assert 0 <= request <= REQUEST_MAX
     checked = _HEADER.pack(_MAGIC, _VERSION, kind, length, request, 0)[:_CHECKED_BYTES]
-    check = crc32c(body, crc32c(checked)).to_bytes(4, "little")
-    return [checked + check, body] if length else [checked + check]
+    check = crc32c(checked)
+    for part in parts:
+        check = crc32c(part, check)
+    return [checked + check.to_bytes(4, "little"), *parts]
 
 
 def request_of(frame: Buffers) -> int:
@@ -201,17 +207,17 @@ class Decoder:
     def _take(self, count: int) -> bytes:
         """The next `count` bytes of those held: a slice of one piece where they lie in one, else joined."""
         self._held_bytes -= count
-        taken: list[bytes] = []
+        taken: list[memoryview] = []
         while count:
             piece, begin = self._pieces[0], self._offset
             end = min(begin + count, len(piece))
-            taken.append(piece[begin:end])
+            taken.append(memoryview(piece)[begin:end])
             count -= end - begin
             self._offset = end
             if end == len(piece):
                 self._pieces.popleft()
                 self._offset = 0
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        return b"".join(taken)
 
     def _peek(self) -> bytes:
         return b"".join(self._pieces)[self._offset :][:_PEEK_BYTES]

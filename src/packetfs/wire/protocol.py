@@ -335,6 +335,8 @@ class Literals(NamedTuple):
     """A body of literals (docs/formats/literals.md), as it is."""
 
     body: "Buffer"
+    rest: "Buffer" = b""
+    """What follows `body`, where it lies apart; what was received is whole."""
 
 
 class Begin(_Message, frozen=True, array_like=True):
@@ -542,8 +544,13 @@ def decode(frame: Frame) -> Message:
 
 
 def _frame(message: Message, request: int) -> Buffers:
-    body = message.body if isinstance(message, Literals | Tree) else _encoder.encode(message)
-    return encode(_TYPES[type(message)], request, body)
+    match message:
+        case Literals():
+            return encode(FrameType.LITERALS, request, message.body, message.rest)
+        case Tree():
+            return encode(FrameType.TREE, request, message.body)
+        case _:
+            return encode(_TYPES[type(message)], request, _encoder.encode(message))
 
 
 def _empty_or(length: int, data: bytes) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RECEIVE_BYTES", "Command", "Memory", "Ssh", "Stdio", "Transport", "memory_pair", "peer_gone"]
 
-RECEIVE_BYTES: Final = 1 << 20  # one read; a pipe holds no more, so that a larger one gains nothing
+RECEIVE_BYTES: Final = 256 << 10  # one read; what is longer would be memory of its own, got and given back each time
 _PIPE_BYTES: Final = (
     1 << 20
 )  # the most that an unprivileged process may ask for; 64 KiB would wake both sides 16 x as often

@@ -15,6 +15,7 @@ use crate::address::{Address, Extent, segment_of, segment_start};
 use crate::coding::{BASE_BYTES_MAX, Coding, Encoder, GROUP_BYTES, LARGE_RUN_BYTES, PIECE_BYTES};
 use crate::incoming::TREE_WINDOW_LOG;
 use crate::literals::{self, BODY_CHUNKS_MAX, Head, Place, Run};
+use crate::map::{Slice, guarded};
 use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::script::{self, Visit, changes};
 use crate::space::Space;
@@ -53,6 +54,30 @@ pub struct Outgoing {
     script: Option<script::Encoder<Arc<Space>, Holds>>,
     tree_encoder: Encoder,
     counts: Counts,
+    is_verified: bool,
+}
+
+/// A body of literals: a head and the coded bytes behind it. They are apart so that what travels as it is can be sent
+/// from where it lies.
+pub struct Body {
+    /// Where the chunks belong and how they are coded.
+    pub head: Vec<u8>,
+    /// Their bytes.
+    pub coded: Coded,
+}
+
+/// Coded bytes.
+pub enum Coded {
+    /// Made for this body.
+    Made(Vec<u8>),
+    /// Stored bytes as they are.
+    Stored(Slice),
+}
+
+/// Bytes that are to be coded: copied together, or mapped.
+enum Raw {
+    Copied(Vec<u8>),
+    Stored(Slice),
 }
 
 /// What an [`Outgoing`] has planned and coded so far.
@@ -70,6 +95,17 @@ pub struct Counts {
     pub literal_chunks: u64,
 }
 
+impl Coded {
+    /// How many bytes.
+    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub fn len(&self) -> usize {
+        match self {
+            Coded::Made(bytes) => bytes.len(),
+            Coded::Stored(bytes) => bytes.len(),
+        }
+    }
+}
+
 impl Outgoing {
     /// Nothing to send yet.
     pub fn new(space: &Arc<Space>) -> Outgoing {
@@ -83,7 +119,14 @@ impl Outgoing {
             script: None,
             tree_encoder: Encoder::with_window(TREE_WINDOW_LOG),
             counts: Counts::default(),
+            is_verified: false,
         }
+    }
+
+    /// The same for bytes that this process has just digested and put: they are not verified once more before they
+    /// travel. The other side does so in any case, so that what is damaged in between ends the transfer there.
+    pub fn of_verified(space: &Arc<Space>) -> Outgoing {
+        Outgoing { is_verified: true, ..Outgoing::new(space) }
     }
 
     /// What has been planned and coded.
@@ -281,7 +324,7 @@ impl Outgoing {
     }
 
     /// The next body of literals; `None` when all that was queued has been given.
-    pub fn literals(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn literals(&mut self) -> Result<Option<Body>> {
         let group = match self.based.is_empty() {
             false => self.next_based(),
             true => self.next_plain()?,
@@ -289,14 +332,10 @@ impl Outgoing {
         if group.is_empty() {
             return Ok(None);
         }
-        let total = group.iter().map(|one| one.extent.length as usize).sum();
-        let (mut raw, mut base) = (vec![0; total], Vec::new());
+        let raw = self.raw_of(&group)?;
+        let mut base = Vec::new();
         let (mut runs, mut digests) = (Vec::new(), Vec::<u8>::new());
-        let mut at = 0;
         for Queued { extent, bases } in group {
-            let length = extent.length as usize;
-            self.space.copy(extent, &mut raw[at..at + length])?;
-            at += length;
             let chunks = self.space.chunks(extent)?;
             self.counts.literal_chunks += chunks.len() as u64;
             chunks.iter().for_each(|chunk| digests.extend_from_slice(&chunk.digest));
@@ -307,15 +346,42 @@ impl Outgoing {
             base.clear();
         }
         let mut coded = Vec::new();
-        let coding = self.encoder.encode(&raw, &base, &mut coded)?;
-        let head = Head { coding, runs, check: literals::check(self.space.keys(), &digests) };
-        let mut body = Vec::with_capacity(coded.len() + 16 * head.runs.len());
-        self.place.encode(&head, &mut body);
-        body.append(&mut coded);
+        let (total, coding) = match &raw {
+            Raw::Copied(raw) => (raw.len(), self.encoder.encode_unless_raw(raw, &base, &mut coded)?),
+            Raw::Stored(raw) => {
+                (raw.len(), guarded(|| self.encoder.encode_unless_raw(raw, &base, &mut coded)).flatten()?)
+            }
+        };
+        let coded = match raw {
+            Raw::Copied(raw) if coding == Coding::Raw => Coded::Made(raw),
+            Raw::Stored(raw) if coding == Coding::Raw => Coded::Stored(raw),
+            _ => Coded::Made(coded),
+        };
+        let told = Head { coding, runs, check: literals::check(self.space.keys(), &digests) };
+        let mut head = Vec::new();
+        self.place.encode(&told, &mut head);
         self.counts.literal_bytes += total as u64;
         self.counts.delta_bytes += if coding == Coding::Delta { total as u64 } else { 0 };
-        self.counts.coded_bytes += body.len() as u64;
-        Ok(Some(body))
+        self.counts.coded_bytes += (head.len() + coded.len()) as u64;
+        Ok(Some(Body { head, coded }))
+    }
+
+    /// The bytes of a group: from where they lie if it is one run.
+    fn raw_of(&self, group: &[Queued]) -> Result<Raw> {
+        if let [one] = group {
+            return Ok(Raw::Stored(match self.is_verified {
+                true => self.space.slice(one.extent)?,
+                false => self.space.read(one.extent)?,
+            }));
+        }
+        let mut raw = vec![0; group.iter().map(|one| one.extent.length as usize).sum()];
+        let mut rest = raw.as_mut_slice();
+        for one in group {
+            let (part, others) = rest.split_at_mut(one.extent.length as usize);
+            self.space.copy(one.extent, part)?;
+            rest = others;
+        }
+        Ok(Raw::Copied(raw))
     }
 
     fn copy_bases(&self, runs: &[Run], base: &mut Vec<u8>) -> Result<bool> {

@@ -146,6 +146,15 @@ impl Side {
     }
 }
 
+/// A body as the other side receives it.
+fn whole(body: Body) -> Vec<u8> {
+    let coded = match &body.coded {
+        Coded::Made(bytes) => bytes.as_slice(),
+        Coded::Stored(bytes) => bytes,
+    };
+    [&body.head, coded].concat()
+}
+
 /// Sends `tree` from one side to the other, which has `base`.
 fn send(from: &Side, to: &Side, tree: &Tree, base: Option<&Tree>, is_push: bool) -> Taken {
     send_part(from, to, tree, base, is_push, b"", true)
@@ -166,7 +175,7 @@ fn send_part(
     let base = base.map(|base| &base.root);
     outgoing.plan(&tree.root, base, is_push.then_some(&tree.fresh), within, data).unwrap();
     let mut taken = Taken::default();
-    while let Some(body) = outgoing.literals().unwrap() {
+    while let Some(body) = outgoing.literals().unwrap().map(whole) {
         taken.literals += body.len();
         taken.bodies += 1;
         taken.put += incoming.literals(&body).unwrap();
@@ -357,7 +366,7 @@ fn a_replica_takes_a_tree_without_data_and_later_what_is_absent_of_it() {
     outgoing.add(&absent, true).unwrap();
     outgoing.add(&absent[..1], true).unwrap();
     let mut put = 0;
-    while let Some(body) = outgoing.literals().unwrap() {
+    while let Some(body) = outgoing.literals().unwrap().map(whole) {
         put += incoming.literals(&body).unwrap();
     }
     let rows: Vec<Committed> =
@@ -379,7 +388,7 @@ fn a_body_changed_on_the_way_or_without_its_base_puts_nothing_else_than_what_was
     let tree = replica.ingest(source.path(), Some(&base));
     let mut outgoing = Outgoing::new(&replica.space);
     outgoing.plan(&tree.root, Some(&base.root), Some(&tree.fresh), b"", true).unwrap();
-    let body = outgoing.literals().unwrap().unwrap();
+    let body = outgoing.literals().unwrap().map(whole).unwrap();
     assert_eq!(body[0], Coding::Delta as u8);
     let leases = Arc::new(Mutex::new(Vec::new()));
     let receive = |side: &Side, body: &[u8]| Incoming::new(&side.space, side.lease_for(&leases)).literals(body);
@@ -413,7 +422,7 @@ fn a_host_that_grants_no_lease_ends_the_transfer_and_nothing_is_put() {
     let refuse = Box::new(|segment| Err(Error::Refused(format!("segment {segment} is not yours"))));
     let mut incoming = Incoming::new(&replica.space, refuse);
 
-    let body = outgoing.literals().unwrap().unwrap();
+    let body = outgoing.literals().unwrap().map(whole).unwrap();
 
     assert!(matches!(incoming.literals(&body), Err(Error::Refused(_))));
     assert!(incoming.segments().is_empty());
