@@ -142,25 +142,25 @@ class Talk:
 def session_noop() -> list[bytes]:
     """Is there anything new? No."""
     talk = Talk()
-    talk.ask(talk.client.hello(HELLO))
-    talk.answer(talk.origin.welcome(WELCOME))
-    talk.ask(talk.client.check("main", ID))
-    talk.answer(talk.origin.state(State(7, ID)))
-    talk.ask(talk.client.bye())
+    talk.ask(talk.client.say(HELLO))
+    talk.answer(talk.origin.say(WELCOME))
+    talk.ask(talk.client.say(Check("main", ID[:16])))
+    talk.answer(talk.origin.say(State(7, ID)))
+    talk.ask(talk.client.say(Bye()))
     return talk.said
 
 
 def session_push_small() -> list[bytes]:
     """A little is new, and is committed."""
     talk = Talk()
-    talk.ask(talk.client.hello(msgspec.structs.replace(HELLO, intent="write")))
-    talk.answer(talk.origin.welcome(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
-    talk.ask(talk.client.literals(b"literals"))
-    talk.ask(talk.client.begin(ID))
-    talk.ask(talk.client.tree(b"tree"))
-    talk.ask(talk.client.commit(COMMIT))
-    talk.answer(talk.origin.committed(COMMITTED))
-    talk.ask(talk.client.bye())
+    talk.ask(talk.client.say(msgspec.structs.replace(HELLO, intent="write")))
+    talk.answer(talk.origin.say(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
+    talk.ask(talk.client.say(Literals(b"literals")))
+    talk.ask(talk.client.say(Begin(ID[:16])))
+    talk.ask(talk.client.say(Tree(b"tree")))
+    talk.ask(talk.client.say(COMMIT))
+    talk.answer(talk.origin.say(COMMITTED))
+    talk.ask(talk.client.say(Bye()))
     return talk.said
 
 

@@ -28,9 +28,9 @@ def serve(transport: Transport) -> None:
                 message = origin.receive(connection.receive()).message
                 match message:
                     case Hello():
-                        connection.send(origin.welcome(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
+                        connection.send(origin.say(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
                     case Commit():
-                        connection.send(origin.committed(COMMITTED))
+                        connection.send(origin.say(COMMITTED))
                     case Bye():
                         return
                     case Literals() | Begin() | Tree():
@@ -43,12 +43,14 @@ def push(transport: Transport) -> Committed:
     """The small push of the golden file."""
     client = Client(VERSION)
     with Connection(transport) as connection:
-        connection.send(client.hello(msgspec.structs.replace(HELLO, intent="write")))
+        connection.send(client.say(msgspec.structs.replace(HELLO, intent="write")))
         client.receive(connection.receive())
-        connection.send(client.literals(b"literals"), client.begin(ID), client.tree(b"tree"), client.commit(COMMIT))
+        connection.send(
+            client.say(Literals(b"literals")), client.say(Begin(ID[:16])), client.say(Tree(b"tree")), client.say(COMMIT)
+        )
         message = client.receive(connection.receive()).message
         with suppress(UnavailableError):  # it is durable: that nobody hears our farewell changes nothing
-            connection.send(client.bye())
+            connection.send(client.say(Bye()))
     assert isinstance(message, Committed)
     return message
 
@@ -189,16 +191,16 @@ def test_bytes_and_round_trips_are_counted() -> None:
     said = session_push_small()
     client = Client(VERSION)
     with Connection(near) as connection:
-        connection.send(client.hello(msgspec.structs.replace(HELLO, intent="write")))
+        connection.send(client.say(msgspec.structs.replace(HELLO, intent="write")))
         client.receive(connection.receive())
-        connection.send(client.literals(b"literals"), client.begin(ID), client.tree(b"tree"))
-        connection.send(client.commit(COMMIT))
+        connection.send(client.say(Literals(b"literals")), client.say(Begin(ID[:16])), client.say(Tree(b"tree")))
+        connection.send(client.say(COMMIT))
         client.receive(connection.receive())
 
         assert connection.round_trips == 2
         assert connection.sent_bytes == sum(len(said[index]) for index in (0, 2, 3, 4, 5))
         assert connection.received_bytes == sum(len(said[index]) for index in (1, 6))
-        connection.send(client.bye())
+        connection.send(client.say(Bye()))
     server.join()
 
 

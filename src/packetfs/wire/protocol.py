@@ -95,7 +95,6 @@ ASK_TAGS_MAX: Final = 16 << 10  # their answer is 704 KiB, one KNOWN
 FETCH_EXTENTS_MAX: Final = 32 << 10  # 512 KiB
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
 SAID_BY_PEER: Final = "the other machine said so"
-_PATHS_BYTES_MAX: Final = 64 << 10  # of a COMMIT's source paths; a snapshot keeps the first 16 KiB of them
 _TEXT_CHARACTERS_MAX: Final = 64 << 10
 _VALUES_MAX: Final = 64  # of a FAILURE
 _OUTSTANDING_MAX: Final = 1024  # requests without an answer; more than that is nobody's pipeline
@@ -770,74 +769,7 @@ class _Side:
 
 
 class Client(_Side):
-    """The side that asks. Each method gives the frame to write; `receive` tells what an incoming frame says."""
-
-    def hello(self, message: Hello) -> Buffers:
-        """Say who one is. Questions may follow without waiting."""
-        return self.say(message)
-
-    def check(self, ref: str, id: bytes = b"") -> Buffers:  # noqa: A002 - it is what a snapshot's id is called
-        """Is `ref` still where it was? The id may be given whole."""
-        return self.say(Check(ref, id[:16]))
-
-    def resolve(self, ref: str, when: str = "latest") -> Buffers:
-        """Which snapshot is meant?"""
-        return self.say(Resolve(ref, when))
-
-    def ask(self, tags: bytes) -> Buffers:
-        """Which chunks does the origin hold? At most ASK_TAGS_MAX of them; `request` is then the ticket."""
-        return self.say(Ask(tags))
-
-    def lease(self) -> Buffers:
-        """Ask for a segment to fill."""
-        return self.say(Lease())
-
-    def literals(self, body: "Buffer") -> Buffers:
-        """Send bytes that belong to the lease."""
-        return self.say(Literals(body))
-
-    def begin(self, base: bytes) -> Buffers:
-        """Say what the tree that follows is made from. The id may be given whole."""
-        return self.say(Begin(base[:16]))
-
-    def tree(self, body: "Buffer") -> Buffers:
-        """Send a part of the tree script."""
-        return self.say(Tree(body))
-
-    def commit(self, message: Commit) -> Buffers:
-        """Ask for the commit of what was sent. Text is made valid, paths are cut to what a snapshot keeps of them."""
-        fitting = msgspec.structs.replace(
-            message,
-            host=None if message.host is None else _text(message.host),
-            user=None if message.user is None else _text(message.user),
-            message=_text(message.message),
-            paths=None if message.paths is None else _fitting(message.paths),
-        )
-        return self.say(fitting)
-
-    def want(self, message: Want) -> Buffers:
-        """Ask for a snapshot."""
-        return self.say(message)
-
-    def fetch(self, extents: bytes) -> Buffers:
-        """Ask for ranges. At most FETCH_EXTENTS_MAX of them."""
-        return self.say(Fetch(extents))
-
-    def refs(self, after: str = "") -> Buffers:
-        """Ask for the refs."""
-        return self.say(Refs(after))
-
-    def log(self, ref: str, before_seq: int = (1 << 63) - 1) -> Buffers:
-        """Ask for the history of a ref."""
-        return self.say(Log(ref, before_seq))
-
-    def status(self) -> Buffers:
-        """Ask how the volume is."""
-        return self.say(Status())
-
-    def bye(self) -> Buffers:
-        """End the session; what was sent and not committed stays provisional."""
-        return self.say(Bye())
+    """The side that asks. `say` gives the frame to write; `receive` tells what an incoming frame says."""
 
     def receive(self, frame: Frame) -> Event:
         """What the origin said. A FAILURE is raised as the error that it names; `said_by_peer` tells it from ours.
@@ -866,7 +798,7 @@ class Client(_Side):
         return Event(self._answered(message), message)
 
     def say(self, message: Message) -> Buffers:
-        """What any of the methods above does for its own message."""
+        """Ask or send something. InvalidError if it is longer than a frame may be; then nothing was said."""
         kind = _TYPES[type(message)]
         assert self._may_ask(kind), f"{kind.name} is said when {self.phase.value}"
         # Encoded first: a body that is too long is refused before anything has changed.
@@ -893,7 +825,7 @@ class Client(_Side):
 
 
 class Origin(_Side):
-    """The side that answers. `receive` tells what was asked, in order; each method gives the frame that answers."""
+    """The side that answers. `receive` tells what was asked, in order; `say` gives the frame that answers."""
 
     def receive(self, frame: Frame) -> Event:
         """What the client said.
@@ -918,58 +850,6 @@ class Origin(_Side):
         """The number of the request that the next answer is for; 0 when there is none."""
         return self._pending[0].number if self._pending else 0
 
-    def welcome(self, message: Welcome) -> Buffers:
-        """Answer HELLO."""
-        return self.say(message)
-
-    def state(self, message: State) -> Buffers:
-        """Answer CHECK or RESOLVE."""
-        return self.say(message)
-
-    def known(self, records: bytes) -> Buffers:
-        """Answer ASK: one record of RECORD_BYTES for each tag."""
-        return self.say(Known(records))
-
-    def leased(self, segment: int, head: int) -> Buffers:
-        """Answer LEASE."""
-        return self.say(Leased(segment, head))
-
-    def ack(self, durable_bytes: int) -> Buffers:
-        """Tell how much is durable."""
-        return self.say(Ack(durable_bytes))
-
-    def committed(self, message: Committed) -> Buffers:
-        """Answer COMMIT."""
-        return self.say(message)
-
-    def planned(self, message: Planned) -> Buffers:
-        """Begin to answer WANT."""
-        return self.say(message)
-
-    def literals(self, body: "Buffer") -> Buffers:
-        """Go on answering WANT or FETCH."""
-        return self.say(Literals(body))
-
-    def tree(self, body: "Buffer") -> Buffers:
-        """Go on answering WANT."""
-        return self.say(Tree(body))
-
-    def done(self, message: Done) -> Buffers:
-        """Finish the answer to WANT or FETCH."""
-        return self.say(message)
-
-    def ref_list(self, message: RefList) -> Buffers:
-        """Answer REFS."""
-        return self.say(message)
-
-    def log_page(self, message: LogPage) -> Buffers:
-        """Answer LOG."""
-        return self.say(message)
-
-    def status_reply(self, fields: Mapping[str, object]) -> Buffers:
-        """Answer STATUS."""
-        return self.say(StatusReply({name: _value(value) for name, value in fields.items()}))
-
     def failure(self, error: PacketFSError) -> Buffers:
         """Answer the oldest request with an error; without one (literals, a tree) this is `fail`."""
         number = self.asked
@@ -982,23 +862,12 @@ class Origin(_Side):
         return _frame(Failure.of(error), 0)
 
     def say(self, message: Message) -> Buffers:
-        """What any of the methods above does for its own message."""
+        """Answer the oldest request, or go on answering it. InvalidError as for `Client.say`."""
         kind = _TYPES[type(message)]
         assert self._may_answer(kind), f"{kind.name} is said when {self.phase.value}"
         buffers = _frame(message, 0 if kind is FrameType.ACK else self.asked)
         self._answered(message)
         return buffers
-
-
-def _fitting(paths: list[bytes]) -> list[bytes]:
-    room = _PATHS_BYTES_MAX
-    kept = []
-    for path in paths:
-        room -= len(path) + 5
-        if room < 0:
-            break
-        kept.append(path)
-    return kept
 
 
 def _skew(software: str, peer_software: str, peer_protocol: int) -> RefusedError:
