@@ -261,11 +261,13 @@ class Session:
         """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
-        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once.
+        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once; that
+        answer tells what the ref names, so the greeting does not.
         `discarded` is told why an older replica was of no use.
         """
         replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
         try:
+            ref = "" if wants is not None else ref
             known = replica.ref(ref) if replica is not None and ref else None
             position = replica.position if replica is not None else None
             link = Link(connection)
