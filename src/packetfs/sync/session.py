@@ -261,8 +261,8 @@ class Session:
         """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
-        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once; that
-        answer tells what the ref names, so the greeting does not.
+        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once, and
+        that answer tells what the ref names.
         `discarded` is told why an older replica was of no use.
         """
         replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
