@@ -6,18 +6,16 @@ and a pull go. Several operations may follow each other on one session, which sa
 
 import hashlib
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
+from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
@@ -26,28 +24,18 @@ from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
-from packetfs.sync.plan import base_of, said_or, statistics_from
+from packetfs.sync.link import ID_BYTES, Link
+from packetfs.sync.receiving import Asked, Budget, Filling, ask_for, budget_of, planned_snapshot
 from packetfs.volume import Ref, Source, Status
-from packetfs.volume.commit import Proposal, snapshot_of
-from packetfs.volume.keys import Keys
 from packetfs.volume.replica import Identity, Kept, Replica
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
-from packetfs.wire.frames import Buffers
 
 if TYPE_CHECKING:
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
-__all__ = ["ID_BYTES", "Link", "Session", "Traffic", "replica_path"]
-
-_HELD_BYTES_MAX: Final = 64 << 10  # frames that wait for each other; more fills packets anyway
-_FLUSHED_BYTES: Final = 64 << 20
-ID_BYTES: Final = 16  # of an id, where it only has to tell one that was named before from another
-_BUDGET_SLACK_BYTES: Final = 32 << 20  # heads, lists of extents, entries that no statistics count
-_ENTRY_BYTES_MAX: Final = 1 << 20  # of attributes, in a script
-
-Answer = TypeVar("Answer", bound=protocol.Message)
+__all__ = ["Session", "Traffic", "replica_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,143 +71,6 @@ def replica_path(origin: str, environment: Mapping[str, str]) -> str:
     return os.path.join(home, "packetfs", "replicas", name)
 
 
-class Link:
-    """Says and hears messages in the order that the protocol asks for. Threads may share it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self._client = protocol.Client(software=VERSION)
-        self._rules = threading.Lock()
-        self._hearing = threading.Lock()
-        self._saying = threading.Lock()
-        self._heard: dict[int, deque[protocol.Message | PacketFSError]] = {}
-        self._held: list[Buffers] = []
-        self._held_bytes = 0
-        self._ended: PacketFSError | None = None
-        self._dropped: set[int] = set()
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more can be said."""
-        return self._ended is not None or self._client.phase is protocol.Phase.CLOSED
-
-    def counters(self) -> tuple[int, int, int]:
-        """Bytes sent, bytes received, round trips, so far."""
-        connection = self.connection
-        return connection.sent_bytes, connection.received_bytes, connection.round_trips
-
-    def say(self, message: protocol.Message, *, more: bool = False) -> int:
-        """Send `message`; the request by which its answer is heard.
-
-        With `more` it may wait for what is said next: a small push is then one packet, not one for each of its frames.
-        """
-        try:
-            with self._saying:
-                with self._rules:
-                    if self._ended is not None:
-                        raise self._ended
-                    frame = self._client.say(message)
-                    request = self._client.request
-                self._held.append(frame)
-                self._held_bytes += sum(memoryview(piece).nbytes for piece in frame)
-                if not more or self._held_bytes >= _HELD_BYTES_MAX:
-                    self._send_held()
-        except UnavailableError as error:
-            raise self._last_words(error) from None
-        return request
-
-    def flush(self) -> None:
-        """Send what waits."""
-        try:
-            with self._saying:
-                self._send_held()
-        except UnavailableError as error:
-            raise self._last_words(error) from None
-
-    def _send_held(self) -> None:
-        held, self._held, self._held_bytes = self._held, [], 0
-        if held:
-            self.connection.send(*held)
-
-    def give_up(self) -> None:
-        """Let the origin forget what a push that failed has said and not committed; it keeps the bytes.
-
-        A tree whose digest is zeros is none, so that commit is refused, which ends what it would have claimed.
-        """
-        if self._ended is not None or self._client.phase is not protocol.Phase.SENDING:
-            return
-        nothing = protocol.Commit(ref="none", root_digest=bytes(ID_BYTES))
-        try:
-            self.ask(nothing, protocol.Committed)
-        except PacketFSError:
-            if self.is_over:
-                raise
-
-    def hear(self, request: int, kind: type[Answer]) -> Answer:
-        """The next answer to `request`; what the origin could not do is raised."""
-        message = self.next(request)
-        if not isinstance(message, kind):
-            raise InvalidError(
-                f"the peer answered {type(message).__name__} where {kind.__name__} belongs", code="protocol-violation"
-            )
-        return message
-
-    def drop(self, request: int) -> None:
-        """What is still to come of the answer to `request` is not wanted."""
-        with self._hearing:
-            self._heard.pop(request, None)
-            self._dropped.add(request)
-
-    def next(self, request: int) -> protocol.Message:
-        """The next answer to `request`, of whatever kind."""
-        with self._hearing:
-            while not self._heard.get(request):
-                self._hear_one()
-            message = self._heard[request].popleft()
-            if not self._heard[request]:
-                del self._heard[request]
-        if isinstance(message, PacketFSError):
-            raise message
-        return message
-
-    def ask(self, message: protocol.Message, kind: type[Answer]) -> Answer:
-        """Say and hear."""
-        return self.hear(self.say(message), kind)
-
-    def _hear_one(self) -> None:
-        try:
-            frame = self.connection.receive()
-        except PacketFSError as error:
-            raise self._over(error) from None
-        try:
-            with self._rules:
-                event = self._client.receive(frame)
-        except PacketFSError as error:
-            if not protocol.said_by_peer(error) or frame.request == 0:
-                raise self._over(error) from None
-            if frame.request not in self._dropped:
-                self._heard.setdefault(frame.request, deque()).append(error)
-        else:
-            if event.request and event.request not in self._dropped:
-                self._heard.setdefault(event.request, deque()).append(event.message)
-
-    def _over(self, error: PacketFSError) -> PacketFSError:
-        """Nothing is said or heard any more; the error that is raised from now on, which is the first."""
-        with self._rules:
-            self._ended = self._ended or error
-        return self._ended
-
-    def _last_words(self, error: PacketFSError) -> PacketFSError:
-        """Why nothing can be sent any more: the origin may have said so before it left (its disk is full)."""
-        with self._hearing:
-            try:
-                while self._ended is None:
-                    self._hear_one()
-            except PacketFSError:
-                pass
-        return self._over(error)
-
-
 class Session:
     """An open session; a context manager. One operation at a time."""
 
@@ -237,7 +88,7 @@ class Session:
         self.origin_bytes = welcome.unique_bytes
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._known: dict[str, Snapshot | None] = {}
         self._fresh: set[str] = set()
 
@@ -261,7 +112,7 @@ class Session:
         """Greet the origin at the other end of `connection` and open the replica at `place`, which is made if need be.
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
-        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once, and
+        its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once;
         that answer tells what the ref names.
         `discarded` is told why an older replica was of no use.
         """
@@ -288,7 +139,7 @@ class Session:
             asked = None
             if wants is not None:
                 with suppress(DamagedError):  # the pull itself will find out, and knows what to do about it
-                    asked = _ask(link, replica, *wants, data=True)
+                    asked = ask_for(link, replica, *wants, data=True)
                 link.flush()
             welcome = link.hear(greeting, protocol.Welcome)
             why = _useless(replica, welcome)
@@ -528,7 +379,7 @@ class Session:
             if asked is not None:
                 asked.drain(self.link, self.path)
             self.link.give_up()
-            asked = _ask(self.link, self.replica, ref, when, path, data=data)
+            asked = ask_for(self.link, self.replica, ref, when, path, data=data)
         base, request = asked.base, asked.request
         planned = self.link.hear(request, protocol.Planned)
         if not planned.id:
@@ -541,10 +392,10 @@ class Session:
                 self.moved(ref, snapshot)
             return snapshot
         used = base if planned.base else None
-        with _Filling(self) as filling:
+        with Filling(self) as filling:
             root = used.snapshot.root if used is not None else None
-            tree = filling.take(request, root, _budget_of(planned, self.path), sparse=not asked.data or bool(path))
-            snapshot = _snapshot(planned, tree, used, self.replica.keys)
+            tree = filling.take(request, root, budget_of(planned, self.path), sparse=not asked.data or bool(path))
+            snapshot = planned_snapshot(planned, tree, used, self.replica.keys)
             filling.record(snapshot, planned.seq, ref=ref if when in ("latest", "~0") else None)
         if when == "latest":
             self.moved(ref, snapshot)
@@ -557,8 +408,8 @@ class Session:
             part = extents[start : start + protocol.FETCH_EXTENTS_MAX]
             packed = b"".join(number.to_bytes(8, "little") for extent in part for number in extent)
             request = self.link.say(protocol.Fetch(extents=packed))
-            with _Filling(self) as filling:
-                filling.take(request, None, _Budget(sum(length for _, length in part), 0), sparse=False)
+            with Filling(self) as filling:
+                filling.take(request, None, Budget(sum(length for _, length in part), 0), sparse=False)
                 filling.record(None, 0, ref=None)
 
     def discard(self, why: str) -> None:
@@ -568,187 +419,6 @@ class Session:
         self.replica.close()
         self.replica = Replica.create(place, identity, lock_wait_s=10.0, env=self.env)
         self.replica.record([], position=position)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A WANT that was said and not answered yet."""
-
-    request: int
-    what: tuple[str, str, bytes]
-    base: Kept | None
-    data: bool
-    """Whether content was asked for: not where that of the base is not all here."""
-
-    def drain(self, link: Link, place: str) -> None:
-        """Let the answer pass: it is of no use any more. DamagedError if it never ends."""
-        budget = _Budget(0, 0)
-        try:
-            while not isinstance(message := link.next(self.request), protocol.Done):
-                if isinstance(message, protocol.Planned):
-                    budget = _budget_of(message, place)
-                elif isinstance(message, protocol.Literals | protocol.Tree):
-                    budget.spend(literal_bytes=memoryview(message.body).nbytes)
-        except PacketFSError as error:
-            if not protocol.said_by_peer(error):
-                raise
-
-
-def _ask(link: Link, replica: Replica | None, ref: str, when: str, path: bytes, *, data: bool) -> _Asked:
-    base = base_of(replica.ref(ref), replica.newest()) if replica is not None else None
-    if base is not None and replica is not None and data and not replica.is_complete(base):
-        data = False  # what is missing is fetched by name afterwards
-    sent = base.snapshot.id[:ID_BYTES] if base is not None else b""
-    want = protocol.Want(ref=check_ref(ref), when=when, path=path, base=sent, data=data)
-    return _Asked(link.say(want), (ref, when, path), base, data)
-
-
-def _snapshot(planned: protocol.Planned, tree: tuple[bytes, bytes] | None, base: Kept | None, keys: Keys) -> Snapshot:
-    """The snapshot that was promised, made from the tree that came; its id proves both. DamagedError if it does not."""
-    made: Snapshot | None = None
-    before = base.snapshot if base is not None else None
-    if tree is not None and planned.snapshot:
-        made = decode_snapshot(planned.snapshot, keys.snapshot_id(planned.snapshot))
-        if (made.root, made.root_digest) != tree:
-            made = None
-    elif tree is not None:
-        proposal = Proposal(
-            root=tree[0],
-            root_digest=tree[1],
-            parent=said_or(planned.parent, before.id if before is not None else b""),
-            host=said_or(planned.host, before.host if before is not None else ""),
-            user=said_or(planned.user, before.user if before is not None else ""),
-            paths=tuple(said_or(planned.paths, before.paths if before is not None else ())),
-            statistics=statistics_from(planned.statistics),
-            message=planned.message,
-            root_is_source=planned.root_is_source,
-        )
-        made = snapshot_of(proposal, planned.time_ns, keys)
-    if made is None or not made.id.startswith(planned.id):
-        raise DamagedError(
-            f"what arrived is not snapshot {planned.id[:6].hex()}: its digest differs",
-            code="transfer-damaged",
-            hint="run it again; if it happens again, verify the volume at its origin",
-        )
-    return made
-
-
-class _Budget:
-    """How much an answer may be. Without it one that never ends would fill the disk."""
-
-    def __init__(self, literal_bytes: int, tree_bytes: int) -> None:
-        self._literal_bytes = literal_bytes + literal_bytes // 64 + _BUDGET_SLACK_BYTES
-        self._tree_bytes = tree_bytes + _BUDGET_SLACK_BYTES
-
-    def spend(self, *, literal_bytes: int = 0, tree_bytes: int = 0) -> None:
-        """Take note of what has come; DamagedError once it is more than can have been meant."""
-        self._literal_bytes -= literal_bytes
-        self._tree_bytes -= tree_bytes
-        if self._literal_bytes < 0 or self._tree_bytes < 0:
-            raise DamagedError(
-                "the origin sends more than what was asked for can be",
-                code="transfer-damaged",
-                hint="verify the volume at its origin",
-            )
-
-
-def _budget_of(planned: protocol.Planned, place: str) -> _Budget:
-    """What the tree of a snapshot and its content can be, if it says the truth of itself.
-
-    Statistics are the word of whoever pushed: one that says too little must not keep others from pulling, so half of
-    the free disk is never too much.
-    """
-    data = planned.snapshot
-    numbers = decode_snapshot(data, b"").statistics if data else statistics_from(planned.statistics)
-    entries = numbers.files + numbers.directories + numbers.symlinks
-    found = os.statvfs(place)
-    free_bytes = found.f_bavail * found.f_frsize // 2
-    return _Budget(max(numbers.logical_bytes, free_bytes), max(entries * _ENTRY_BYTES_MAX, free_bytes // 16))
-
-
-class _Filling:
-    """Segments of the replica that are being filled with what the origin sends. A context manager."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._leases: dict[int, kernel.Lease] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for lease in self._leases.values():
-            lease.close()
-        if error is not None:
-            self._session.replica.forget_uncommitted()
-
-    def take(self, request: int, base: bytes | None, budget: "_Budget", *, sparse: bool) -> tuple[bytes, bytes] | None:
-        """Take literals and tree until the origin is done; the root that the tree has, if any came.
-
-        `sparse`: the tree comes without all of its content. The caller compares its digest with one that is trusted.
-        """
-        try:
-            return self._take(request, base, budget, sparse=sparse)
-        except BaseException:
-            self._session.link.drop(request)  # the rest of the answer is nobody's
-            raise
-
-    def _take(self, request: int, base: bytes | None, budget: "_Budget", *, sparse: bool) -> tuple[bytes, bytes] | None:
-        session = self._session
-        incoming = kernel.Incoming(session.replica.space, self._lease_for)
-        grows, unflushed_bytes = False, 0
-        while True:
-            message = session.link.next(request)
-            try:
-                if isinstance(message, protocol.Literals):
-                    placed = incoming.literals(message.body)
-                    budget.spend(literal_bytes=max(placed, memoryview(message.body).nbytes))
-                    unflushed_bytes += placed
-                    if unflushed_bytes >= _FLUSHED_BYTES:
-                        # What the files have need not be remembered twice: 49 bytes a chunk.
-                        session.replica.admit([lease.flush() for lease in self._leases.values()])
-                        unflushed_bytes = 0
-                elif isinstance(message, protocol.Tree):
-                    if not grows:
-                        incoming.begin_tree(base, sparse=sparse)
-                        grows = True
-                    budget.spend(tree_bytes=memoryview(message.body).nbytes)
-                    incoming.tree(message.body)
-                elif isinstance(message, protocol.Done):
-                    session.done = _added(session.done, message)
-                    return incoming.finish_tree() if grows else None
-                else:
-                    raise AssertionError("the protocol lets nothing else come here")
-            except RefusedError as error:
-                # Something else is where this belongs: one of the two is not from this volume's history.
-                raise DamagedError(f"the replica and its origin contradict each other: {error.message}") from None
-
-    def record(self, snapshot: Snapshot | None, seq: int, *, ref: str | None) -> None:
-        """Make what arrived durable, and write down that it is here."""
-        durable = [lease.sync() for lease in self._leases.values()]
-        self._session.replica.admit(durable)
-        self._session.replica.record(
-            durable, snapshot=None if snapshot is None else (snapshot, seq), ref=ref if snapshot is not None else None
-        )
-
-    def _lease_for(self, segment: int) -> kernel.Lease:
-        if segment not in self._leases:
-            self._leases[segment] = self._session.replica.lease(segment, 0, fill=True)
-        return self._leases[segment]
-
-
-def _added(so_far: protocol.Done, more: protocol.Done) -> protocol.Done:
-    """What several answers took together."""
-    return protocol.Done(
-        literal_bytes=so_far.literal_bytes + more.literal_bytes,
-        delta_bytes=so_far.delta_bytes + more.delta_bytes,
-        coded_bytes=so_far.coded_bytes + more.coded_bytes,
-        pointer_count=so_far.pointer_count + more.pointer_count,
-        cpu_ms=more.cpu_ms,
-        anonymous_kib=max(so_far.anonymous_kib, more.anonymous_kib),
-    )
 
 
 def _check_order(values: Sequence[str] | Sequence[int]) -> None:

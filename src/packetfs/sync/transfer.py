@@ -1,7 +1,7 @@
 """Push to an origin and pull from one: the two stories.
 
 What travels and against what is decided in `plan.py` and in the kernel (`Outgoing`); how bytes are taken in is told in
-`session.py`.
+`receiving.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ from packetfs.format.snapshot import Snapshot, check_message, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import PullReport
+from packetfs.sync.link import ID_BYTES
 from packetfs.sync.plan import asks, numbers_of, retries
-from packetfs.sync.session import ID_BYTES, Session, Traffic
+from packetfs.sync.session import Session, Traffic
 from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
