@@ -74,10 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if why := impossible():
         say(why)
         return 1
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     known = {name for case in cases() for name in (case.name, case.name.partition(":")[0])}
     if unknown := set(options.case or ()) - known:
-        say(f"no case is called {', '.join(sorted(unknown))}; there are: {', '.join(case.name for case in cases())}")
+        say(f"no case is called {'; '.join(sorted(unknown))}; there are: {'; '.join(case.name for case in cases())}")
         return 1
     chosen = [
         case
@@ -93,11 +94,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     runs: list[Run] = []
     failures: Failures = {}
+    code = 0
+    try:
+        _measure(chosen, present, options, runs, failures)
+    except SystemExit as end:
+        say("ended early; what was measured until then:")
+        code = int(end.code or 1)
+    table = report(chosen, runs, subjects, absent, failures)
+    print(table)
+    write(chosen, runs, subjects, absent, failures, table)
+    return code or (1 if failures or (absent and options.only) else 0)
+
+
+def _measure(
+    chosen: Sequence[Case],
+    subjects: Sequence[Subject],
+    options: argparse.Namespace,
+    runs: list[Run],
+    failures: Failures,
+) -> None:
+    """All runs of the chosen cases; each is in `runs` or its failure in `failures` once it has ended."""
     with Machines() as machines:
         for case in chosen:
             rounds = options.runs if case.timed and not options.quick else 1
             for number in range(rounds):
-                for subject in present:
+                for subject in subjects:
                     if subject.name not in case.subjects or subject.name in failures.get(case.name, {}):
                         continue
                     say(f"{case.name}, {subject.name}" + (f", round {number + 1} of {rounds}" if rounds > 1 else ""))
@@ -108,10 +129,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         failures.setdefault(case.name, {})[subject.name] = str(error)
             for verdict in judge([case], runs):
                 say(f"  {verdict.must}: {verdict.ours or 'not measured'} | {verdict.peers}")
-    table = report(chosen, runs, subjects, absent, failures)
-    print(table)
-    write(chosen, runs, subjects, absent, failures, table)
-    return 1 if failures or (absent and options.only) else 0
 
 
 def measure_case(machines: Machines, case: Case, subject: Subject, place: Path, number: int) -> Run:
@@ -336,7 +353,7 @@ def _verdict(met: bool | None) -> str:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    # So that the machines are taken down on the way out.
+    # So that the machines are taken down on the way out, and what was measured is told.
     raise SystemExit(128 + number)
 
 
