@@ -119,10 +119,14 @@ def test_closed_streams_do_no_harm(cli: Cli, closed: str) -> None:
     assert cli("push", "source", "volume::main", "--json").event("push")["created"] is False
 
 
+# A shell lets what it runs in the background ignore the keyboard, and so this test where it is run there.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def test_an_interrupt_from_the_keyboard_ends_with_130(cli: Cli) -> None:
     script = RAISING.format(statement="print('ready', flush=True); import threading; threading.Event().wait()")
     running = subprocess.Popen(
-        [os.sys.executable, "-c", script, "version"],  # type: ignore[attr-defined]
+        [os.sys.executable, "-c", HEARING + script, "version"],  # type: ignore[attr-defined]
         env=cli.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
