@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 from packetfs.errors import ConflictError, InvalidError
-from packetfs.format.snapshot import Statistics
+from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.volume.commit import Proposal
 from packetfs.volume.replica import Kept
+from packetfs.wire import protocol
 
-__all__ = ["asks", "base_of", "numbers_of", "retries", "said_or", "statistics_from"]
+__all__ = ["asks", "base_of", "numbers_of", "proposal_from", "retries", "said_or", "statistics_from"]
 
 T = TypeVar("T")
 
@@ -36,6 +38,24 @@ def retries(error: ConflictError, *, fresh: bool) -> bool:
 def said_or(said: T | None, base: T) -> T:
     """What was said; what was left out is as in the base."""
     return base if said is None else said
+
+
+def proposal_from(
+    said: protocol.Commit | protocol.Planned, tree: tuple[bytes, bytes], parent: bytes, base: Snapshot | None
+) -> Proposal:
+    """A snapshot of `tree` (root and its digest), made from what a peer said of it; what it left out is `base`'s."""
+    root, root_digest = tree
+    return Proposal(
+        root=root,
+        root_digest=root_digest,
+        parent=parent,
+        host=said_or(said.host, base.host if base is not None else ""),
+        user=said_or(said.user, base.user if base is not None else ""),
+        paths=tuple(said_or(said.paths, base.paths if base is not None else ())),
+        statistics=statistics_from(said.statistics),
+        message=said.message,
+        root_is_source=said.root_is_source,
+    )
 
 
 def numbers_of(statistics: Statistics) -> list[int]:

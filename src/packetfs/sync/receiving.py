@@ -13,8 +13,8 @@ from packetfs.errors import DamagedError, PacketFSError, RefusedError
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.sync.link import ID_BYTES, Link
-from packetfs.sync.plan import base_of, said_or, statistics_from
-from packetfs.volume.commit import Proposal, snapshot_of
+from packetfs.sync.plan import base_of, proposal_from, said_or, statistics_from
+from packetfs.volume.commit import snapshot_of
 from packetfs.volume.keys import Keys
 from packetfs.volume.replica import Kept, Replica
 from packetfs.wire import protocol
@@ -74,18 +74,8 @@ def planned_snapshot(
         if (made.root, made.root_digest) != tree:
             made = None
     elif tree is not None:
-        proposal = Proposal(
-            root=tree[0],
-            root_digest=tree[1],
-            parent=said_or(planned.parent, before.id if before is not None else b""),
-            host=said_or(planned.host, before.host if before is not None else ""),
-            user=said_or(planned.user, before.user if before is not None else ""),
-            paths=tuple(said_or(planned.paths, before.paths if before is not None else ())),
-            statistics=statistics_from(planned.statistics),
-            message=planned.message,
-            root_is_source=planned.root_is_source,
-        )
-        made = snapshot_of(proposal, planned.time_ns, keys)
+        parent = said_or(planned.parent, before.id if before is not None else b"")
+        made = snapshot_of(proposal_from(planned, tree, parent, before), planned.time_ns, keys)
     if made is None or not made.id.startswith(planned.id):
         raise DamagedError(
             f"what arrived is not snapshot {planned.id[:6].hex()}: its digest differs",

@@ -26,10 +26,10 @@ from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
-from packetfs.sync.plan import numbers_of, said_or, statistics_from
+from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
-from packetfs.volume.commit import Proposal, commit, encode, proposal_of
+from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -294,17 +294,8 @@ class _Serving:
                 hint="nothing was committed; run it again",
             )
         base = self._base
-        proposal = Proposal(
-            root=root,
-            root_digest=root_digest,
-            parent=base.id if base is not None else b"",
-            host=said_or(wanted.host, base.host if base is not None else ""),
-            user=said_or(wanted.user, base.user if base is not None else ""),
-            paths=tuple(said_or(wanted.paths, base.paths if base is not None else ())),
-            statistics=statistics_from(wanted.statistics),
-            message=wanted.message,
-            root_is_source=wanted.root_is_source,
-        )
+        parent = base.id if base is not None else b""
+        proposal = proposal_from(wanted, (root, root_digest), parent, base)
         lease = self._current
         if lease is None or lease.room < _ROOM_BYTES_MIN:
             self._grant()

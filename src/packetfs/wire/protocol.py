@@ -163,7 +163,7 @@ class Hello(_Message, frozen=True, array_like=True):
     create: bool = False
     """Make the volume if there is none."""
     ref: Name = ""
-    """The ref that it will be about; its state comes with WELCOME. Empty: none."""
+    """The ref that it will be about; its state comes with WELCOME. Empty: none, or a WANT that goes along names it."""
     known: Prefix0 = b""
     """Beginning of the id of the snapshot of `ref` that the client holds."""
     known_seq: Natural = 0
