@@ -8,6 +8,7 @@ from packetfs._kernel import (
     Incoming,
     Ingested,
     Lease,
+    Mark,
     Outgoing,
     Space,
     checkout,
@@ -20,6 +21,8 @@ from packetfs._kernel import (
     ingest,
     ingest_stream,
     keyed_digest,
+    merge_ranges,
+    ranges_bytes,
 )
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Incoming",
     "Ingested",
     "Lease",
+    "Mark",
     "Outgoing",
     "Space",
     "checkout",
@@ -42,4 +46,6 @@ __all__ = [
     "ingest",
     "ingest_stream",
     "keyed_digest",
+    "merge_ranges",
+    "ranges_bytes",
 ]
