@@ -12,7 +12,7 @@ from packetfs.env import SYSTEM
 from packetfs.errors import NotFoundError, UsageError
 from packetfs.events import Change, Progress
 from packetfs.format.location import Location, check_ref, parse_location
-from packetfs.format.snapshot import Snapshot
+from packetfs.format.snapshot import Labels, Snapshot, check_labels
 from packetfs.volume import PushReport, Volume, sources_of
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def push(
     ref: str = "main",
     *,
     message: str = "",
+    tags: Sequence[str] = (),
     always: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -115,10 +116,20 @@ def push(
     Files that could not be stored are in the report's `problems`; everything else was. If this raises, the ref has not
     moved, and running it again finds what was stored already.
     """
-    found = sources_of(paths)
+    found, labels = sources_of(paths), check_labels(Labels(tags=tuple(tags)))
     if isinstance(volume, Volume):
-        return volume.push(found, check_ref(ref), message=message, always=always, dry_run=dry_run, progress=progress)
-    return volume.push(found, ref, message=message, always=always, dry_run=dry_run, progress=progress).report
+        return volume.push(
+            found,
+            check_ref(ref),
+            message=message,
+            labels=labels,
+            always=always,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    return volume.push(
+        found, ref, message=message, labels=labels, always=always, dry_run=dry_run, progress=progress
+    ).report
 
 
 def pull(

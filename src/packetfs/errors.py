@@ -195,6 +195,10 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "not-packetfs": "what answers on the other machine is not packetfs, or something else writes into the stream",
         "different-volumes": "two locations of one comparison lie in different volumes",
         "pull-incomplete": "some entries of a snapshot could not be written",
+        "newest-snapshot": "the newest snapshot of a ref is always kept",
+        "keeps-nothing": "the rules of a `forget` keep nothing but the newest snapshot",
+        "volume-in-use": "somebody uses the volume since before what is to be reclaimed was chosen",
+        "reclaimed-meanwhile": "space of the volume was reclaimed while a push was running",
         "interrupted": "it was stopped by Ctrl-C",
         "bug": "a bug in PacketFS; what it did not finish has not happened",
     }

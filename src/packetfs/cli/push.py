@@ -19,7 +19,8 @@ from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PartialError, UsageError
 from packetfs.events import Problem, ProblemKind, VolumeCreated
 from packetfs.format.location import Location
-from packetfs.format.when import LATEST
+from packetfs.format.snapshot import Labels, check_labels
+from packetfs.format.when import LATEST, AtTime, parse_when
 
 if TYPE_CHECKING:
     from packetfs.sync.session import Traffic
@@ -54,6 +55,9 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.option("-n", "--dry-run", is_flag=True, help="Read and compare, store nothing.")
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A word to find the snapshot by; may be repeated.")
+@click.option("--host", metavar="NAME", default="", help="The machine that the source is from.  [default: this one]")
+@click.option("--time", "source_time", metavar="WHEN", help="Of when the source is.  [default: now]")
 @remote_options
 def push(
     invocation: Invocation,
@@ -64,14 +68,19 @@ def push(
     dry_run: bool,
     always: bool,
     message: str,
+    tags: tuple[str, ...],
+    host: str,
+    source_time: str | None,
 ) -> int:
     """Store directories and files as a new snapshot of a ref.
 
     One directory: its contents become the snapshot's root, whether or not it ends with a slash. Several sources, or a
     file: each appears under its base name. `-` is standard input. A missing volume is created. If nothing has changed
-    since the ref's last snapshot, there is no new one.
+    since the ref's last snapshot, there is no new one. --host and --time are remembered for people and for `forget`:
+    snapshots are ordered by when they were pushed.
     """
     output = invocation.output
+    labels = _labels(tags, host, source_time)
     place = _target(invocation.location(location, remote=True), location)
     stream = _is_stream(sources, name)
     from packetfs.volume import sources_of
@@ -89,7 +98,15 @@ def push(
                 event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
                 output.notice(event, f"created the volume {shown(session.origin)}")
             with output.meter("push", census=census) as meter:
-                pushed = session.push(what, place.line, always=always, dry_run=dry_run, message=message, progress=meter)
+                pushed = session.push(
+                    what,
+                    place.line,
+                    always=always,
+                    dry_run=dry_run,
+                    message=message,
+                    labels=labels,
+                    progress=meter,
+                )
         return _conclude(output, place, pushed.report, pushed.traffic)
     with _volume(invocation, place, dry_run=dry_run) as volume, output.meter("push", census=census) as meter:
         if stream:
@@ -100,11 +117,31 @@ def push(
                 dry_run=dry_run,
                 always=always,
                 message=message,
+                labels=labels,
                 progress=meter,
             )
         else:
-            report = volume.push(found, place.line, dry_run=dry_run, always=always, message=message, progress=meter)
+            report = volume.push(
+                found,
+                place.line,
+                dry_run=dry_run,
+                always=always,
+                message=message,
+                labels=labels,
+                progress=meter,
+            )
     return _conclude(output, place, report)
+
+
+def _labels(tags: tuple[str, ...], host: str, source_time: str | None) -> Labels:
+    moment = parse_when(source_time) if source_time is not None else None
+    if moment is not None and not isinstance(moment, AtTime):
+        raise UsageError(
+            f"{source_time!r} is not a time",
+            code="bad-when",
+            hint="times look like 2026-11-20, 2026-11-20T10:05 or 2026-11-20T10:05:07Z",
+        )
+    return check_labels(Labels(tags=tags, host=host, source_time_ns=moment.time_ns if moment is not None else None))
 
 
 def _target(place: Location, text: str) -> Location:
