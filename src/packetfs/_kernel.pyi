@@ -143,6 +143,11 @@ class Space:
 
         Returns (bytes checked, offset to go on from, damaged extents); done when that offset is the segment's head.
         """
+    def unproved(self, root: bytes, doubted: Sequence[int]) -> list[int]:
+        """Those of the segments `doubted` whose chunk tables a snapshot's `root` needs and does not prove.
+
+        Pages and chunk tables are read, no content.
+        """
     def distrust(self, extents: Sequence[Extent]) -> None:
         """Say which stored bytes are damaged: nothing new is pointed at them, so a push of the same content stores it
         again, also where nothing has changed. Lasts as long as this object; what `view` finds damaged is added.
@@ -352,6 +357,25 @@ class Incoming:
     @property
     def segments(self) -> list[int]:
         """Segments that leases were asked for: to be synced before what was received is committed."""
+
+@final
+class Mender:
+    """Writes over damaged committed bytes, and only bytes that have the digest in the chunk table.
+
+    What is offered and is anything else, or lies where nothing is damaged, is passed over.
+    """
+
+    def __new__(cls, space: Space) -> Mender: ...
+    def offer(self, address: int, data: bytes) -> None:
+        """Offer the bytes of the one chunk at `address`."""
+    def begin(self) -> None:
+        """Say that the next body is the first of an answer: each is coded by itself."""
+    def literals(self, body: Buffer) -> int:
+        """Offer the chunks of a body of literals; how many bytes they are."""
+    def chunks(self, extents: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The chunks that have bytes in `extents`, each by itself; none where the chunk table cannot be read."""
+    def sync(self) -> list[tuple[int, int]]:
+        """Make what was written durable, and say what that was since the last time."""
 
 def decode_root(data: bytes) -> Entry:
     """A snapshot's root entry from its bytes; InvalidError when they are not one."""

@@ -188,6 +188,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "version-skew": "the two machines speak different versions of the protocol",
         "transfer-damaged": "what arrived from the other machine is not what was promised",
         "read-only-session": "a session that was opened for reading was asked to write",
+        "not-origin": "a peer asks a replica for what only the origin of its volume answers",
         "not-leased": "a peer wants to fill a segment that was not leased to it",
         "peer-unreachable": "the other machine cannot be reached, or does not let us in",
         "peer-gone": "the connection to the other machine ended before the session did",
@@ -199,7 +200,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "keeps-nothing": "the rules of a `forget` keep nothing but the newest snapshot",
         "volume-in-use": "somebody uses the volume since before what is to be reclaimed was chosen",
         "reclaimed-meanwhile": "space of the volume was reclaimed while a push was running",
-        "interrupted": "it was stopped by Ctrl-C",
+        "interrupted": "it was stopped by Ctrl-C or by SIGTERM",
         "bug": "a bug in PacketFS; what it did not finish has not happened",
     }
 )

@@ -40,6 +40,7 @@ class Result:
 
 Run = Callable[..., Result]
 Start = Callable[..., subprocess.Popen[bytes]]
+Remote = Callable[..., Result]
 
 
 @pytest.fixture
@@ -63,6 +64,64 @@ def run(tmp_path: Path) -> Run:
             [COMMAND, *arguments], env=environment(tmp_path), input=stdin, capture_output=True, check=False
         )
         result = Result(done)
+        assert "Traceback" not in result.err, result.err
+        if code is not None:
+            assert result.code == code, f"exit {result.code}: {result.err}"
+        return result
+
+    return finish
+
+
+# What sshd does with a command line, and a place to leave the number of the process, so that a test can kill it.
+_SSH = """#!/bin/sh
+while [ "$1" != "--" ]; do shift; done
+shift 2
+cd "$PACKETFS_TEST_HOME" || exit 255
+echo $$ > "$PACKETFS_TEST_HOME/origin.pid"
+eval "exec $*"
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path) -> Path:
+    """A command that takes what ssh takes and runs the far side here, in a home of its own."""
+    script = tmp_path / "ssh"
+    script.write_text(_SSH)
+    script.chmod(0o755)
+    (tmp_path / "far").mkdir()
+    return script
+
+
+def remote_environment(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path) | {"PACKETFS_TEST_HOME": str(tmp_path / "far")}
+
+
+@pytest.fixture
+def start_remote(tmp_path: Path, ssh: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a command that reaches the far side through `ssh`."""
+
+    def begin(command: str, *arguments: str | bytes | Path, home: str = "near") -> subprocess.Popen[bytes]:
+        where = remote_environment(tmp_path) | {"XDG_DATA_HOME": str(tmp_path / home)}
+        options = ["-e", str(ssh), "--remote-packetfs", str(COMMAND)]
+        return subprocess.Popen(
+            [COMMAND, command, *options, *arguments],
+            env=where,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return begin
+
+
+@pytest.fixture
+def remote(start_remote: Callable[..., subprocess.Popen[bytes]]) -> Remote:
+    """Run such a command to its end."""
+
+    def finish(*arguments: str | bytes | Path, code: int | None = 0, home: str = "near", stdin: bytes = b"") -> Result:
+        process = start_remote(*arguments, home=home)
+        out, err = process.communicate(stdin)
+        result = Result(subprocess.CompletedProcess(arguments, process.returncode, out, err))
         assert "Traceback" not in result.err, result.err
         if code is not None:
             assert result.code == code, f"exit {result.code}: {result.err}"

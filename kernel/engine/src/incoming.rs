@@ -38,13 +38,22 @@ pub type LeaseFor = Box<dyn FnMut(u64) -> Result<LeaseHandle> + Send>;
 pub struct Incoming {
     space: Arc<Space>,
     leases: Leases,
+    opener: Opener,
+    tree_decoder: Decoder,
+    applier: Option<Applier>,
+}
+
+/// Opens bodies of literals, one after the other as they were sent.
+pub(crate) struct Opener {
+    space: Arc<Space>,
     decoder: Decoder,
     /// What a body was decoded to: its memory is used again.
     scratch: Vec<u8>,
     place: Place,
-    tree_decoder: Decoder,
-    applier: Option<Applier>,
 }
+
+/// Takes a run of chunks: where it belongs, its bytes, and `(length, kind, digest)` of each chunk.
+pub(crate) type TakeRun<'a> = dyn FnMut(&Run, &[u8], &[(u32, Kind, Digest)]) -> Result<()> + 'a;
 
 /// The leases that were filled so far.
 struct Leases {
@@ -60,9 +69,7 @@ impl Incoming {
         Incoming {
             space: Arc::clone(space),
             leases: Leases { host: lease_for, held: BTreeMap::new(), awake: VecDeque::new() },
-            decoder: Decoder::new(),
-            scratch: Vec::new(),
-            place: Place::default(),
+            opener: Opener::new(space),
             tree_decoder: Decoder::with_window(TREE_WINDOW_LOG),
             applier: None,
         }
@@ -78,58 +85,17 @@ impl Incoming {
     ///
     /// After an error some of the chunks may have been put, and the transfer is over.
     pub fn literals(&mut self, body: &[u8]) -> Result<u64> {
-        let (head, coded) = self.place.decode(body)?;
-        let mut base = Vec::new();
-        for extent in head.runs.iter().flat_map(|run| &run.bases) {
-            // The sum was checked; that the bytes are here is checked before there is room made for them.
-            self.space.chunks(*extent)?;
-            let from = base.len();
-            base.resize(from + extent.length as usize, 0);
-            self.space.copy(*extent, &mut base[from..])?;
-        }
-        let total = head.runs.iter().map(Run::raw_bytes).sum::<u64>() as usize;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let raw = self.decoder.decoded(head.coding, coded, &base, total, &mut scratch)?;
-        drop(base);
-        let mut chunks = Vec::with_capacity(head.runs.len());
-        let mut digests = Vec::new();
-        let mut rest = raw;
-        for run in &head.runs {
-            let mut found = Vec::with_capacity(run.lengths.len());
-            for &length in &run.lengths {
-                let (chunk, others) = rest.split_at(length as usize);
-                let digest = digest(&self.space.keys().digest, chunk);
-                digests.extend_from_slice(&digest);
-                found.push((length, run.kind, digest));
-                rest = others;
-            }
-            chunks.push(found);
-        }
-        if literals::check(self.space.keys(), &digests) != head.check {
-            return Err(Error::Invalid(format!("{total} bytes of literals are not those that were sent")));
-        }
-        let (mut rest, mut put) = (raw, 0);
-        for (run, chunks) in head.runs.iter().zip(&chunks) {
-            let (bytes, others) = rest.split_at(run.raw_bytes() as usize);
-            rest = others;
-            if self.put(run.address, bytes, chunks)? {
+        let Incoming { space, leases, opener, .. } = self;
+        let mut put = 0;
+        opener.open(body, &mut |run, bytes, chunks| {
+            if !is_here(space, run.address, bytes.len() as u64, chunks) {
+                let handle = leases.lease_for(segment_of(run.address))?;
+                lock(&handle).put(offset_of(run.address), bytes, chunks)?;
                 put += bytes.len() as u64;
             }
-        }
-        if scratch.capacity() <= SCRATCH_BYTES_MAX {
-            self.scratch = scratch;
-        }
+            Ok(())
+        })?;
         Ok(put)
-    }
-
-    /// Puts chunks unless they are here. Answers whether they were put.
-    fn put(&mut self, address: Address, bytes: &[u8], chunks: &[(u32, Kind, Digest)]) -> Result<bool> {
-        if is_here(&self.space, address, bytes.len() as u64, chunks) {
-            return Ok(false);
-        }
-        let handle = self.leases.lease_for(segment_of(address))?;
-        lock(&handle).put(offset_of(address), bytes, chunks)?;
-        Ok(true)
     }
 
     /// Begins the script of a tree from `base`, which this side holds. What was received so far is written and can be
@@ -178,6 +144,57 @@ impl Incoming {
         let root = self.applier.take().ok_or_else(not_begun)?.finish()?;
         let EncodedPage { bytes, digest } = page::encode_root(&root, self.space.keys())?;
         Ok((bytes, digest))
+    }
+}
+
+impl Opener {
+    /// Has opened nothing yet.
+    pub(crate) fn new(space: &Arc<Space>) -> Opener {
+        Opener { space: Arc::clone(space), decoder: Decoder::new(), scratch: Vec::new(), place: Place::default() }
+    }
+
+    /// Decodes a body, checks its digests, and gives its runs to `take` in order; none of them if the check fails.
+    pub(crate) fn open(&mut self, body: &[u8], take: &mut TakeRun<'_>) -> Result<()> {
+        let (head, coded) = self.place.decode(body)?;
+        let mut base = Vec::new();
+        for extent in head.runs.iter().flat_map(|run| &run.bases) {
+            // The sum was checked; that the bytes are here is checked before there is room made for them.
+            self.space.chunks(*extent)?;
+            let from = base.len();
+            base.resize(from + extent.length as usize, 0);
+            self.space.copy(*extent, &mut base[from..])?;
+        }
+        let total = head.runs.iter().map(Run::raw_bytes).sum::<u64>() as usize;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let raw = self.decoder.decoded(head.coding, coded, &base, total, &mut scratch)?;
+        drop(base);
+        let mut chunks = Vec::with_capacity(head.runs.len());
+        let mut digests = Vec::new();
+        let mut rest = raw;
+        for run in &head.runs {
+            let mut found = Vec::with_capacity(run.lengths.len());
+            for &length in &run.lengths {
+                let (chunk, others) = rest.split_at(length as usize);
+                let digest = digest(&self.space.keys().digest, chunk);
+                digests.extend_from_slice(&digest);
+                found.push((length, run.kind, digest));
+                rest = others;
+            }
+            chunks.push(found);
+        }
+        if literals::check(self.space.keys(), &digests) != head.check {
+            return Err(Error::Invalid(format!("{total} bytes of literals are not those that were sent")));
+        }
+        let mut rest = raw;
+        for (run, chunks) in head.runs.iter().zip(&chunks) {
+            let (bytes, others) = rest.split_at(run.raw_bytes() as usize);
+            rest = others;
+            take(run, bytes, chunks)?;
+        }
+        if scratch.capacity() <= SCRATCH_BYTES_MAX {
+            self.scratch = scratch;
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ pub mod lease;
 pub mod literals;
 pub mod map;
 pub mod mark;
+pub mod mend;
 pub mod outgoing;
 pub mod page;
 pub mod scan;

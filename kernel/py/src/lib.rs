@@ -83,6 +83,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(mark::ranges_bytes, module)?)?;
     module.add_class::<transfer::Outgoing>()?;
     module.add_class::<transfer::Incoming>()?;
+    module.add_class::<transfer::Mender>()?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;

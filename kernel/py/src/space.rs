@@ -157,6 +157,11 @@ impl Space {
         Ok((part.checked_bytes, part.next_start, damaged))
     }
 
+    fn unproved(&self, py: Python<'_>, root: &[u8], doubted: Vec<u64>) -> PyResult<Vec<u64>> {
+        let found = py.detach(|| verify::unproved(&self.engine, &page::decode_root(root)?, &doubted));
+        found.map_err(|error| raised(py, error))
+    }
+
     fn distrust(&self, py: Python<'_>, extents: Vec<(u64, u64)>) {
         let extents = extents_from(&extents);
         py.detach(|| self.engine.distrust(&extents));

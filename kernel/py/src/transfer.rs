@@ -7,7 +7,7 @@ use crate::failure::{carried, raised};
 use crate::lent::{Lent, bytes_of};
 use crate::space::{Lease, Space};
 use packetfs_engine::page::decode_root;
-use packetfs_engine::{incoming, outgoing};
+use packetfs_engine::{incoming, mend, outgoing};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -154,5 +154,49 @@ impl Incoming {
     #[getter]
     fn segments(&self, py: Python<'_>) -> Vec<u64> {
         py.detach(|| self.locked().segments())
+    }
+}
+
+/// See `_kernel.pyi`.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Mender {
+    engine: Mutex<mend::Mender>,
+}
+
+impl Mender {
+    fn locked(&self) -> MutexGuard<'_, mend::Mender> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Mender {
+    #[new]
+    fn new(space: Bound<'_, Space>) -> Self {
+        Mender { engine: Mutex::new(mend::Mender::new(&space.get().engine)) }
+    }
+
+    fn offer(&self, py: Python<'_>, address: u64, data: &[u8]) -> PyResult<()> {
+        py.detach(|| self.locked().offer(address, data)).map_err(|error| raised(py, error))
+    }
+
+    fn literals(&self, py: Python<'_>, body: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let body = bytes_of(body)?;
+        py.detach(|| self.locked().literals(&body)).map_err(|error| raised(py, error))
+    }
+
+    fn begin(&self) {
+        self.locked().begin();
+    }
+
+    fn chunks(&self, py: Python<'_>, extents: Vec<(u64, u64)>) -> PyResult<Vec<(u64, u64)>> {
+        let extents = extents_from(&extents);
+        let found = py.detach(|| self.locked().chunks(&extents)).map_err(|error| raised(py, error))?;
+        Ok(found.into_iter().map(|extent| (extent.address, extent.length)).collect())
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+        let mended = py.detach(|| self.locked().sync()).map_err(|error| raised(py, error))?;
+        Ok(mended.into_iter().map(|extent| (extent.address, extent.length)).collect())
     }
 }

@@ -127,6 +127,13 @@ def remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def ssh_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what it takes to reach a volume on another machine of which it keeps nothing here."""
+    for option in reversed(_REMOTE[:2]):
+        function = option(function)
+    return function
+
+
 def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Complete an argument as the shell completes file names."""
     from click.shell_completion import CompletionItem

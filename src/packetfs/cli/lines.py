@@ -274,7 +274,11 @@ class DamagedFile(Line, frozen=True, tag="damaged-path", kw_only=True):
 
 
 class Verified(Line, frozen=True, tag="verify", kw_only=True):
-    """A verification is done. `resumed_bytes` were checked by an earlier run that did not finish."""
+    """A verification is done. `resumed_bytes` were checked by an earlier run that did not finish.
+
+    `damaged_ranges` were found, `repaired_ranges` of them written anew, `unrepaired_ranges` are damaged still, and
+    `damaged_paths` need those. `reasons` tell why they could not be repaired, if there was another copy.
+    """
 
     volume: str
     segments: int
@@ -282,8 +286,14 @@ class Verified(Line, frozen=True, tag="verify", kw_only=True):
     resumed_bytes: int
     damaged_ranges: int
     damaged_paths: int
+    repaired_ranges: int
+    repaired_bytes: int
+    unrepaired_ranges: int
+    unrepaired_bytes: int
+    reasons: list[str]
     journal: str
     seconds: float
+    bytes_per_s: int
 
 
 class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):

@@ -8,12 +8,13 @@ from typing import Final
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import UsageError
 from packetfs.format.location import Location, parse_location
+from packetfs.sync.repair import FarSource
 from packetfs.sync.session import Session, replica_path
 from packetfs.volume.replica import Replica, is_replica
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Ssh, Transport
 
-__all__ = ["PATIENCE_S", "connect", "over"]
+__all__ = ["PATIENCE_S", "connect", "far_source", "over"]
 
 _CACHE_BYTES_MIN: Final = 256 << 20
 _CACHE_SHARE: Final = 10  # of the free disk: a tenth is not missed
@@ -64,6 +65,18 @@ def connect(
         discarded=discarded,
         env=env,
     )
+
+
+def far_source(location: Location, *, ssh: str, remote_packetfs: str) -> FarSource:
+    """What is at `location` on another machine, as the copy that a repair takes from; nothing is kept of it here."""
+    assert location.endpoint is not None, "a copy on this machine is opened here"
+    transport = Ssh(location.endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
+    connection = Connection(transport, patience_s=PATIENCE_S)
+    try:
+        return FarSource(connection, location.volume)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def over(

@@ -1,7 +1,8 @@
 """Verify: every committed byte of a volume against its digest, and what it means for snapshots when some are wrong.
 
-Nothing is repaired here, but what was found is remembered in the volume, so that the next push stores anew what it
-would otherwise point to (`Volume.remember_damage`). A run that is stopped leaves marks in `cache.db` (derived: it may
+Nothing is repaired here: `repair.py` does, from another copy, where there is one. What was found and is still there is
+remembered in the volume, so that the next push stores anew what it would otherwise point to
+(`Volume.remember_damage`). A run that is stopped leaves marks in `cache.db` (derived: it may
 be deleted at any time), and the next one goes on from there; a run that ends removes them, so that the one after it
 reads everything again.
 """
@@ -16,11 +17,13 @@ from typing import Final, Self
 
 import apsw
 
+from packetfs.env import Env
 from packetfs.errors import DamagedError, PacketFSError, UnavailableError
 from packetfs.events import Progress
-from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES, Extent
+from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES, Extent, segment_of
 from packetfs.format.snapshot import Snapshot
-from packetfs.volume import Volume
+from packetfs.sync.repair import Copy, Repaired, Source, clear_scratch, repair
+from packetfs.volume.replica import Replica
 
 __all__ = ["DamagedPath", "DamagedRange", "ScrubReport", "verify"]
 
@@ -60,9 +63,16 @@ class ScrubReport:
     resumed_bytes: int
     """Checked by an earlier run that was stopped."""
     ranges: tuple[DamagedRange, ...]
+    """What is damaged now."""
     paths: tuple[DamagedPath, ...]
     journal: str
     """What is wrong with the journal, or empty."""
+    found_ranges: int = 0
+    """How many ranges were damaged, before anything was repaired."""
+    repaired: tuple[Extent, ...] = ()
+    """What was damaged and is not any more."""
+    reasons: tuple[str, ...] = ()
+    """Why the rest was not repaired, if there was another copy to repair it from."""
 
     @property
     def sound(self) -> bool:
@@ -71,17 +81,21 @@ class ScrubReport:
 
 
 def verify(
-    volume: Volume,
+    volume: Copy,
     *,
     restart: bool = False,
+    source: Source | None = None,
+    bytes_per_s: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     found: Callable[[DamagedRange], None] | None = None,
 ) -> ScrubReport:
     """Check the journal, every committed chunk of `volume` and every snapshot; damage is reported, not raised.
 
     A snapshot is whole when all that its pages point to is committed. Goes on where a stopped run was, unless
-    `restart`. Pushes may run meanwhile: what is committed after the start is left to the next run.
+    `restart`. Pushes may run meanwhile: what is committed after the start is left to the next run. Reads no more than
+    `bytes_per_s`. What is damaged is repaired from `source`, another copy, as far as that can be proved.
     """
+    clear_scratch(volume)
     journal = _journal_damage(volume)
     snapshots = _snapshots(volume)  # first: all that these need is committed in the segments that are asked for next
     segments = volume.segments()
@@ -96,8 +110,9 @@ def verify(
         ranges: list[DamagedRange] = []
         unmarked: dict[int, int] = {}
         unmarked_bytes = 0
+        pace = _Pace(volume.env, bytes_per_s)
         try:
-            for step in _scan(volume, [(segment, start[segment], head) for segment, head, _ in segments]):
+            for step in _scan(volume, [(segment, start[segment], head) for segment, head, _ in segments], pace):
                 checked_bytes += step.checked_bytes
                 for damaged in step.damaged:
                     ranges.append(damaged)
@@ -122,8 +137,15 @@ def verify(
             marks.write(unmarked)
             _remember(volume, ranges, complete=False)
             raise
+        found_ranges, done = len(ranges), Repaired((), ())
+        if ranges and source is not None:
+            _remember(volume, ranges, complete=False)
+            extents = [(r.address, r.length) for r in ranges]
+            done = repair(volume, extents, source)
+            ranges = _looked_again(volume, extents, pace)
         _remember(volume, ranges, complete=True)
-        outside = _uncommitted({segment: head for segment, head, _ in segments}) + volume.reclaimed()
+        is_cache = isinstance(volume, Replica) and not volume.is_whole  # of which anything may not be here
+        outside = [] if is_cache else _uncommitted({segment: head for segment, head, _ in segments}) + volume.reclaimed()
         paths = tuple(_paths(volume, snapshots, [*((r.address, r.length) for r in ranges), *outside]))
         marks.clear()
     ranges.sort(key=lambda damaged: damaged.address)
@@ -134,7 +156,17 @@ def verify(
         ranges=tuple(ranges),
         paths=paths,
         journal=journal,
+        found_ranges=found_ranges,
+        repaired=done.mended,
+        reasons=done.reasons,
     )
+
+
+def _looked_again(volume: Copy, damaged: Sequence[Extent], pace: "_Pace") -> list[DamagedRange]:
+    """What is damaged in the segments in which something was, whatever a repair says that it did."""
+    touched = {segment_of(address) for address, _ in damaged}
+    work = [(segment, 0, head) for segment, head, _ in volume.segments() if segment in touched]
+    return [found for step in _scan(volume, work, pace) for found in step.damaged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,35 +181,56 @@ class _Step:
     """No damage in this segment so far."""
 
 
-def _scan(volume: Volume, work: Sequence[tuple[int, int, int]]) -> Iterator[_Step]:
+class _Pace:
+    """Sees to it that no more is read than may be: whoever has read waits for it to be paid off."""
+
+    def __init__(self, env: Env, bytes_per_s: int | None) -> None:
+        self._env = env
+        self._bytes_per_s = bytes_per_s
+        self._paid_s = env.monotonic_s()
+        self.step_bytes = STEP_BYTES
+        if bytes_per_s is not None:  # several steps a second, so that Ctrl-C and other readers are not kept waiting
+            self.step_bytes = max(1, min(STEP_BYTES, bytes_per_s // 4))
+
+    def pay(self, count: int) -> None:
+        """Wait until `count` bytes more may have been read. What was not read in time is not caught up."""
+        if self._bytes_per_s is None:
+            return
+        self._paid_s = max(self._paid_s, self._env.monotonic_s() - 1) + count / self._bytes_per_s
+        if (wait_s := self._paid_s - self._env.monotonic_s()) > 0:
+            self._env.sleep(wait_s)
+
+
+def _scan(volume: Copy, work: Sequence[tuple[int, int, int]], pace: _Pace) -> Iterator[_Step]:
     """Check segments (number, from, head), several at a time; steps of one segment come in order."""
     waiting = iter([item for item in work if item[1] < item[2]])
     threads = min(os.cpu_count() or 1, THREADS_MAX)
     with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
         running: dict[Future[_Step], int] = {}
         for _, (segment, offset, head) in zip(range(threads), waiting, strict=False):
-            running[pool.submit(_check, volume, segment, offset, head, sound=True)] = head
+            running[pool.submit(_check, volume, segment, offset, head, pace, sound=True)] = head
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 head = running.pop(future)
                 step = future.result()
+                pace.pay(step.checked_bytes)
                 if step.next < head:
-                    again = pool.submit(_check, volume, step.segment, step.next, head, sound=step.sound)
+                    again = pool.submit(_check, volume, step.segment, step.next, head, pace, sound=step.sound)
                     running[again] = head
                 elif (following := next(waiting, None)) is not None:
-                    running[pool.submit(_check, volume, *following, sound=True)] = following[2]
+                    running[pool.submit(_check, volume, *following, pace, sound=True)] = following[2]
                 yield step
 
 
-def _check(volume: Volume, segment: int, offset: int, head: int, *, sound: bool) -> _Step:
+def _check(volume: Copy, segment: int, offset: int, head: int, pace: _Pace, *, sound: bool) -> _Step:
     file = os.path.join(volume.path, "segments", volume.space.slot(segment) + ".data")
     base = segment << OFFSET_BITS
     try:
-        checked_bytes, following, extents = volume.space.verify(segment, offset, STEP_BYTES)
+        checked_bytes, following, extents = volume.space.verify(segment, offset, pace.step_bytes)
         if extents:
             volume.admit_new()  # what was reclaimed meanwhile is no damage
-            checked_bytes, following, extents = volume.space.verify(segment, offset, STEP_BYTES)
+            checked_bytes, following, extents = volume.space.verify(segment, offset, pace.step_bytes)
     except (DamagedError, UnavailableError) as error:
         if isinstance(error, UnavailableError) and error.values.get("errno") != errno.EIO:
             raise
@@ -191,7 +244,7 @@ def _check(volume: Volume, segment: int, offset: int, head: int, *, sound: bool)
     return _Step(segment, max(following, offset + 1), checked_bytes, damaged, sound=sound and not damaged)
 
 
-def _journal_damage(volume: Volume) -> str:
+def _journal_damage(volume: Copy) -> str:
     try:
         volume.check_journal()
     except DamagedError as error:
@@ -199,7 +252,7 @@ def _journal_damage(volume: Volume) -> str:
     return ""
 
 
-def _snapshots(volume: Volume) -> list[tuple[str, Snapshot]]:
+def _snapshots(volume: Copy) -> list[tuple[str, Snapshot]]:
     """Every snapshot with its ref, newest first; of a damaged journal those that can be read."""
     found: list[tuple[str, Snapshot]] = []
     with suppress(DamagedError):  # the check of the journal says so
@@ -207,7 +260,7 @@ def _snapshots(volume: Volume) -> list[tuple[str, Snapshot]]:
     return found[::-1]
 
 
-def _remember(volume: Volume, ranges: Sequence[DamagedRange], *, complete: bool) -> None:
+def _remember(volume: Copy, ranges: Sequence[DamagedRange], *, complete: bool) -> None:
     # On a volume that is mounted read-only nothing can be remembered, and nothing is pushed to it either. The report
     # matters more than that it is kept: the next run finds the same.
     with suppress(PacketFSError):
@@ -227,7 +280,7 @@ def _uncommitted(heads: Mapping[int, int]) -> list[Extent]:
     return outside
 
 
-def _paths(volume: Volume, snapshots: list[tuple[str, Snapshot]], extents: list[Extent]) -> Iterator[DamagedPath]:
+def _paths(volume: Copy, snapshots: list[tuple[str, Snapshot]], extents: list[Extent]) -> Iterator[DamagedPath]:
     """The paths of `snapshots` that need `extents`, ascending. A tree that many snapshots share is walked once.
 
     The same tree, not an equal one: after its damage is healed an equal tree points elsewhere.
@@ -243,7 +296,7 @@ def _paths(volume: Volume, snapshots: list[tuple[str, Snapshot]], extents: list[
         yield DamagedPath(path, tuple(needing[path]))
 
 
-def _touching(volume: Volume, snapshot: Snapshot, extents: list[Extent]) -> list[bytes]:
+def _touching(volume: Copy, snapshot: Snapshot, extents: list[Extent]) -> list[bytes]:
     try:
         page = volume.root(snapshot).page
         return [] if page is None else volume.space.files_touching(page, extents)

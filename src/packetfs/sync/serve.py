@@ -1,5 +1,7 @@
 """The origin's side of a session: answers one peer from a volume on this machine.
 
+A replica that is here answers too, but only with ranges that another copy asks for to repair itself: it orders nothing.
+
 What the peer says is hostile until it is checked: `wire.protocol` has checked form and order, the kernel checks every
 length, address and digest, and here it is checked whether this session may do what is asked. A session that fails,
 whatever the reason, keeps what it has received, so that the next one finds it; it never moves a ref.
@@ -31,6 +33,7 @@ from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
 from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.removals import Ranges
+from packetfs.volume.replica import Replica, is_replica
 from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -73,6 +76,7 @@ class _Serving:
         self._origin = protocol.Origin(software=VERSION)
         self._volume: Volume | None = None
         self._greeted_round: int | None = None
+        self._replica: Replica | None = None
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -113,6 +117,12 @@ class _Serving:
 
     def _answer(self, message: protocol.Message) -> None:
         try:
+            if self._replica is not None and not isinstance(message, protocol.Fetch):
+                raise RefusedError(
+                    "this is a replica: it answers only another copy of its volume that repairs itself",
+                    code="not-origin",
+                    hint="name the volume's origin",
+                )
             held: list[Buffers] = []
             held_bytes = 0
             # Small answers to one request are one packet.
@@ -173,6 +183,9 @@ class _Serving:
             raise InvalidError(f"a volume's path has no NUL byte: {hello.volume!r}", code="bad-location")
         path = os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
         writes = hello.intent == "write"
+        if is_replica(path) and not writes:
+            yield self._welcome_of_replica(path)
+            return
         volume = Volume.open(path, create=hello.create and writes, lock_wait_s=self._lock_wait_s, env=self._env)
         self._stack.enter_context(volume)
         self._volume = volume
@@ -199,6 +212,25 @@ class _Serving:
             leased=leased,
             continues=known is not None and known.hash.startswith(hello.known_hash),
             reclaimed=_told(volume.reclaimed_since(hello.known_seq)) if hello.known_hash else [],
+        )
+
+    def _welcome_of_replica(self, path: str) -> protocol.Welcome:
+        replica = Replica.open(path, lock_wait_s=self._lock_wait_s, env=self._env)
+        if replica is None:
+            raise DamagedError(f"the replica {path!r} cannot be used", hint="make it again with `packetfs clone`")
+        self._stack.enter_context(replica)
+        self._replica = replica
+        identity, position = replica.identity, replica.position or replica.keys.genesis
+        chunks = identity.chunks
+        return protocol.Welcome(
+            protocol=protocol.PROTOCOL,
+            software=VERSION,
+            volume_id=identity.volume_id,
+            chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
+            keys=identity.keys,
+            seq=position.seq,
+            hash=position.hash[:_HASH_BYTES],
+            created_ns=identity.created_ns,
         )
 
     # Questions
@@ -247,7 +279,7 @@ class _Serving:
         yield self._done(outgoing)
 
     def _fetch(self, fetch: protocol.Fetch) -> Iterator[protocol.Message]:
-        outgoing = kernel.Outgoing(self.volume.space)
+        outgoing = kernel.Outgoing((self._replica or self.volume).space)
         outgoing.add(list(_extents(fetch.extents)), pages=True)
         yield from self._stream(outgoing)
         yield self._done(outgoing)

@@ -42,6 +42,7 @@ __all__ = [
     "committed_after",
     "current",
     "entered",
+    "entries_within",
     "entry_ends",
     "forgotten",
     "last_entry",
@@ -95,6 +96,19 @@ def position_at(db: apsw.Connection, keys: Keys, seq: int) -> Position | None:
         return keys.genesis
     rows = select(db, (bytes,), "SELECT hash FROM journal WHERE seq = ?", (seq,))
     return Position(seq, rows[0][0]) if rows else None
+
+
+def entries_within(db: apsw.Connection, address: int, length: int) -> list[tuple[int, bytes]]:
+    """Address and bytes of each journal entry that is stored in a range; unchecked."""
+    return [
+        (row[0], row[1])
+        for row in select(
+            db,
+            (int, bytes),
+            "SELECT address, entry FROM journal WHERE address >= ? AND address < ? ORDER BY address",
+            (address, address + length),
+        )
+    ]
 
 
 def append(keys: Keys, body: Body, *, previous: Position, epoch: int, time_ns: int) -> tuple[bytes, Position]:

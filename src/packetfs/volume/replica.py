@@ -15,7 +15,7 @@ fetched again, and one that contradicts its origin is emptied.
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,10 +28,12 @@ import msgspec
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import BusyError, DamagedError, InvalidError, NotFoundError, UnavailableError, disk_error
+from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
 from packetfs.format.entry import Position
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, AtTime, Back, ById, When
+from packetfs.volume import removals
 from packetfs.volume.journal import select
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
@@ -351,7 +353,82 @@ class Replica(Trees):
 
     def forget_uncommitted(self) -> None:
         """Go back to what the rows say: after a push that failed, its leases are somebody else's to fill."""
+        self.reopen_space()
+
+    # For verifying it, and for a repair from another copy: as of a `Volume`.
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that name the volume on every machine."""
+        return self.identity.volume_id
+
+    def segments(self) -> list[Durable]:
+        """(segment, head, chunk-table bytes) of everything that is here, with gaps where nothing was needed."""
+        return [
+            (row[0], row[1], row[2])
+            for row in self._select((int, int, int), "SELECT segment, head, table_bytes FROM segments ORDER BY segment")
+        ]
+
+    def reclaimed(self) -> list[Extent]:
+        """What the origin has reclaimed, as far as that is known here."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reclaimed'").get:
+            return []
+        rows = self._select((int, bytes), "SELECT segment, ranges FROM reclaimed")
+        return [extent for row in rows for extent in removals.extents(*row)]
+
+    def admit_new(self) -> None:
+        """Nothing: nobody else uses it."""
+
+    def snapshots(self) -> Iterator[tuple[str, int, Snapshot]]:
+        """Every snapshot whose tree is here, oldest first: (ref, seq, snapshot), with the refs that it has here."""
+        names = self._select((str, bytes), "SELECT ref, snapshot FROM moves UNION SELECT name, snapshot FROM refs")
+        for kept in self._kept("1 ORDER BY seq", ()):
+            for ref in [name for name, id_ in names if id_ == kept.snapshot.id] or [""]:
+                yield ref, kept.seq, kept.snapshot
+
+    def check_journal(self) -> None:
+        """DamagedError if replica.db is not as it should be; the journal itself is at the origin."""
+        rows = self._select((str,), "PRAGMA quick_check(1)")
+        if rows != [("ok",)]:
+            raise DamagedError(f"{self.path!r}: replica.db is damaged: {rows}", hint="delete the replica")
+
+    def remember_damage(self, found: Sequence[Extent], *, complete: bool) -> None:
+        """Nothing new points to `found` as long as this object lives. A push reads what it points to at the origin."""
+        del complete
+        self.space.distrust(found)
+
+    def journal_chunks(self, extents: Sequence[Extent]) -> list[tuple[int, bytes]]:
+        """None: the journal is at the origin."""
+        del extents
+        return []
+
+    def space_at(self, directory: str) -> kernel.Space:
+        """A space with this replica's keys over the segments in another directory; nothing of it is admitted."""
+        chunks = self.identity.chunks
+        return kernel.Space(
+            os.fsencode(directory),
+            self.identity.volume_id,
+            self._secret,
+            chunks.min,
+            chunks.avg,
+            chunks.max,
+            chunks.normalisation,
+            self.identity.keys,
+        )
+
+    def reopen_space(self) -> None:
+        """Read what the rows say afresh."""
         self.space = self._open_space()
+
+    def replace_segment(self, durable: Durable, put_in_place: Callable[[], None]) -> None:
+        """Record another chunk table of a segment; see `Volume.replace_segment`."""
+        segment, head, table_bytes = durable
+        for bytes_ in (0, table_bytes):
+            with self._writing():
+                statement = "UPDATE segments SET table_bytes = ? WHERE segment = ? AND head = ?"
+                self._db.execute(statement, (bytes_, segment, head))
+            if not bytes_:
+                put_in_place()
 
     def evict(self) -> int:
         """Remove the segments used least recently until no more than `cache_bytes` are here; the bytes that went."""
@@ -436,21 +513,10 @@ class Replica(Trees):
             raise DamagedError(f"the replica {self.path!r} cannot be read: {error}") from error
 
     def _open_space(self) -> kernel.Space:
-        chunks = self.identity.chunks
-        space = kernel.Space(
-            os.fsencode(self.path),
-            self.identity.volume_id,
-            self._secret,
-            chunks.min,
-            chunks.avg,
-            chunks.max,
-            chunks.normalisation,
-            self.identity.keys,
-        )
+        space = self.space_at(self.path)
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reclaimed'").get:
             space.reclaim(self._select((int, bytes), "SELECT segment, ranges FROM reclaimed"))
-        rows = self._select((int, int, int), "SELECT segment, head, table_bytes FROM segments")
-        space.admit([(row[0], row[1], row[2]) for row in rows])
+        space.admit(self.segments())
         return space
 
     def _files(self, segment: int) -> tuple[str, str]:

@@ -39,6 +39,7 @@ __all__ = [
     "epoch",
     "granted",
     "record",
+    "replace",
 ]
 
 # (segment, head, chunk-table bytes) as the kernel's Lease.sync gives it and Space.admit takes it.
@@ -89,6 +90,15 @@ def record(db: apsw.Connection, keys: Keys, durable: Durable, *, full: bool) -> 
     _write_row(db, keys, segment, head, table_bytes, state)
     if head:
         db.execute("INSERT OR REPLACE INTO present VALUES (?, 0, ?)", (segment, head))
+
+
+def replace(db: apsw.Connection, keys: Keys, durable: Durable) -> None:
+    """Write down another chunk table of a segment that is committed up to the same head; nobody fills it any more."""
+    segment, head, table_bytes = durable
+    rows = select(db, (int,), "SELECT head FROM segments WHERE segment = ?", (segment,))
+    if not rows or rows[0][0] != head:
+        raise DamagedError(f"segment {segment} is not committed up to {head}", code="journal-damaged", segment=segment)
+    _write_row(db, keys, segment, head, table_bytes, FULL)
 
 
 class Filling:
@@ -172,6 +182,10 @@ class Filling:
         if lease is not None:
             self.checkpoint(lease, full=False)
             lease.close()
+
+    def keep_granted(self) -> None:
+        """The same for the lease that is being filled, by a push that is stopped before it has an entry to commit."""
+        self.keep(self._held[-1] if self._held else None)
 
     def checkpoint(self, lease: kernel.Lease, *, full: bool) -> None:
         """Make what a lease holds durable and write it down. It can be filled further; when `full`, by nobody else."""

@@ -1,7 +1,7 @@
 """One volume on this machine: an address space of bytes, a journal that says what is committed, and refs into it.
 
 A `Volume` is what the rooms above hold. It reads consistent states and makes commits; how a push goes is told in
-`ingest.py`, what is durable when in `journal.py` and `space.py`. It never repairs: damage is reported.
+`ingest.py`, what is durable when in `journal.py` and `space.py`. It never repairs by itself: damage is reported.
 """
 
 import os
@@ -319,6 +319,39 @@ class Volume(Trees):
     def rest(self) -> None:
         """Have nothing to lose until the next `renew`: for one who waits, and has nothing under way."""
         self._pin.release()
+
+    # For a repair from another copy: see `sync.repair`.
+
+    def journal_chunks(self, extents: Sequence[Extent]) -> list[tuple[int, bytes]]:
+        """Address and bytes of the chunks in `extents` that are entries of the journal, ascending."""
+        with self.journal.reading() as db:
+            rows = [row for extent in extents for row in refs.entries_within(db, *extent)]
+        return sorted((address, self.keys.sealed(data)) for address, data in rows)
+
+    def space_at(self, directory: str) -> kernel.Space:
+        """A space with this volume's keys over the segments in another directory; nothing of it is admitted."""
+        return open_space(directory, *open_descriptor(self.path))
+
+    def reopen_space(self) -> None:
+        """Read all that is committed afresh: files of segments were replaced."""
+        self.space = self.space_at(self.path)
+        self._admitted_stamp = self._reclaimed_seq = 0
+        self._look_for_damage()
+        with self.journal.reading() as db:
+            self.space.condemn(removals.condemned(db))
+        self.admit_new()
+
+    def replace_segment(self, durable: Durable, put_in_place: Callable[[], None]) -> None:
+        """Record that a committed segment has another chunk table, which `put_in_place` moves to where it belongs.
+
+        Killed at any instant it has the new one, or one that is damaged as the old one was. DamagedError if the new one
+        is not of what is committed.
+        """
+        with self.journal.writing() as db:
+            space.replace(db, self.keys, (durable[0], durable[1], 0))
+        put_in_place()
+        with self.journal.writing() as db:
+            space.replace(db, self.keys, durable)
 
     def admit(self, durable: Sequence[Durable]) -> None:
         """Let what was committed be read."""
