@@ -8,10 +8,13 @@ def main() -> None:
     """Run `packetfs` with the process's arguments and exit with one of the codes of `packetfs.errors`."""
     import sys
 
-    try:
-        from packetfs.cli.guard import run
+    from packetfs.cli.signals import heard
 
-        code = run(sys.argv[1:])
+    try:
+        with heard():
+            from packetfs.cli.guard import run
+
+            code = run(sys.argv[1:])
     except KeyboardInterrupt:  # while the modules were still being loaded
         code = 130
     raise SystemExit(code)

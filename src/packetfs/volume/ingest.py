@@ -5,6 +5,7 @@ journal entry, the ref and the heads of the segments. Killed before that transac
 except that what was checkpointed on the way is found again by the next push. Killed after it, the push is done.
 """
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -255,7 +256,11 @@ class _Push:
         try:
             with volume.filling() as filling:
                 grant = refuse_lease if dry_run else filling.grant
-                ingested = found.run(grant, page_of(before), next_cache, dry_run=dry_run, progress=progress)
+                try:
+                    ingested = found.run(grant, page_of(before), next_cache, dry_run=dry_run, progress=progress)
+                except KeyboardInterrupt:
+                    filling.keep_granted()
+                    raise
                 changed = self.always or differs(before, ingested, root_is_source=found.root_is_source)
                 after = before
                 if not dry_run and changed:
@@ -325,16 +330,19 @@ class StatCache:
     def __init__(self, directory: str, name: str, env: Env) -> None:
         self._path = os.path.join(directory, "cache", f"{name}.stat")
         self._next = f"{self._path}.{env.random_bytes(4).hex()}.new"
+        self._lock = -1
 
     def prior(self) -> bytes | None:
         """The file to trust, if there is one."""
         return os.fsencode(self._path) if os.path.exists(self._path) else None
 
     def begin(self) -> bytes:
-        """Where the kernel writes the next one."""
+        """Where the kernel writes the next one. What pushes that were killed have left is removed."""
         directory = os.path.dirname(self._path)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
+            self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            _sweep(directory, self._lock)
         except OSError as error:
             raise disk_error("create", directory, error.errno or 0) from None
         return os.fsencode(self._next)
@@ -350,6 +358,20 @@ class StatCache:
         """Remove what was not published."""
         with suppress(OSError):
             os.unlink(self._next)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+
+def _sweep(directory: str, lock: int) -> None:
+    """Remove files under temporary names, unless another push is running: each holds the lock that is shared here."""
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in os.listdir(directory):
+            if name.startswith("clock.") or name.endswith(".new"):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(directory, name))
+    fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def clean_before_ns(directory: str, sources: Sequence[Source], env: Env) -> int:
