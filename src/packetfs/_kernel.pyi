@@ -508,6 +508,26 @@ class Checkout:
     def owner_not_set(self) -> int:
         """Entries whose owner could not be set because we are not root."""
 
+@final
+class Unverified:
+    """The segments of a volume whose secret is lost, read without it: nothing that comes out is verified."""
+
+    def __new__(cls, directory: bytes, volume_id: bytes) -> Unverified: ...
+    def journal(self, bytes_max: int) -> list[bytes]:
+        """The chunks of kind journal of at most `bytes_max` each, in no order."""
+    @property
+    def lost(self) -> tuple[int, int]:
+        """Bytes that were missing and came out as zeros, and pages whose directories came out empty."""
+    def checkout(
+        self,
+        root: bytes,
+        target: bytes,
+        *,
+        progress: Callable[[int, int], None],
+        report: Callable[[list[tuple[bytes, str, str, int]]], None],
+    ) -> Checkout:
+        """Write what lies at a snapshot's `root` beneath `target`; owners are not set."""
+
 def checkout(
     space: Space,
     root: Page | Entry | Sequence[Entry],

@@ -195,6 +195,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "remote-not-installed": "packetfs was not found on the other machine",
         "not-packetfs": "what answers on the other machine is not packetfs, or something else writes into the stream",
         "different-volumes": "two locations of one comparison lie in different volumes",
+        "unverified": "files were written whose bytes nobody can verify, because the volume's secret is lost",
         "pull-incomplete": "some entries of a snapshot could not be written",
         "newest-snapshot": "the newest snapshot of a ref is always kept",
         "keeps-nothing": "the rules of a `forget` keep nothing but the newest snapshot",

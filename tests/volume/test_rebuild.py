@@ -16,6 +16,7 @@ from packetfs.format.address import epoch_of, segment_of
 from packetfs.volume import Volume, sources_of
 from packetfs.volume.journal import alone
 from packetfs.volume.rebuild import _put_in_place, rebuild
+from packetfs.volume.tables import HEADER_BYTES, table_shape
 from tests.volume.conftest import LARGE, TurnedEnv, on_disk, stored
 
 
@@ -159,6 +160,32 @@ def test_a_torn_chunk_table_costs_no_more_than_what_was_torn(lost: Path) -> None
     rebuild(lost)
 
     assert history(lost) == before
+
+
+def test_a_chunk_table_that_lost_its_tail_costs_the_commits_whose_entries_were_in_it_and_no_more(
+    lost: Path, tmp_path: Path
+) -> None:
+    """At every batch boundary and at bytes in between: what comes back is the beginning of the history, and exact."""
+    before = history(lost)
+    (lost / "journal.db").unlink()
+    (table,) = (lost / "segments").glob("*.chunks")
+    shape = table_shape(0, table.read_bytes(), HEADER_BYTES)
+    cuts = sorted({0, 20, *(end + more for end in shape.ends for more in (0, 1, 30))} - {shape.ends[-1] + 1})
+    pristine, found = tmp_path / "pristine", set()
+    shutil.copytree(lost, pristine)
+    for cut in cuts:
+        if cut > shape.ends[-1]:
+            continue
+        os.truncate(table, cut)
+
+        rebuilt = rebuild(lost)
+
+        assert history(lost) == before[: rebuilt.recovered.seq]
+        assert rebuilt.epoch == 1
+        found.add(rebuilt.recovered.seq)
+        shutil.rmtree(lost)
+        shutil.copytree(pristine, lost)
+    assert found == {0, 1, 2, 3}
 
 
 def test_bytes_that_a_power_cut_took_are_never_pointed_to(lost: Path, source: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ pub mod space;
 pub mod stat_cache;
 pub mod table;
 pub mod tree;
+pub mod unverified;
 mod varint;
 pub mod verify;
 pub mod walk;

@@ -86,6 +86,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<transfer::Mender>()?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
+    module.add_class::<sweep::Unverified>()?;
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::ingest_stream, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::checkout, module)?)?;

@@ -6,13 +6,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::entry::{Entry, kind_name, page_from};
+use crate::exactly;
 use crate::failure::{carried, raised};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
 use packetfs_engine::ingest::{
     self as engine_ingest, Host, LeaseHandle, Options, Origin, ProblemKind, Progress, Source,
 };
-use packetfs_engine::{Error, Result};
+use packetfs_engine::page::decode_root;
+use packetfs_engine::{Error, Result, unverified};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -330,6 +332,58 @@ pub enum RootArgument<'py> {
     Whole(Bound<'py, Entry>),
     /// Files pulled by path.
     Entries(Vec<Bound<'py, Entry>>),
+}
+
+/// See `_kernel.pyi`.
+#[pyclass(frozen, module = "packetfs._kernel")]
+pub struct Unverified {
+    engine: unverified::Unverified,
+}
+
+#[pymethods]
+impl Unverified {
+    #[new]
+    fn new(py: Python<'_>, directory: Vec<u8>, volume_id: &[u8]) -> PyResult<Self> {
+        let volume_id = exactly("a volume id", volume_id)?;
+        let engine = py.detach(|| unverified::Unverified::open(&path_of(directory), volume_id));
+        engine.map(|engine| Unverified { engine }).map_err(|error| raised(py, error))
+    }
+
+    fn journal<'py>(&self, py: Python<'py>, bytes_max: u32) -> Vec<Bound<'py, PyBytes>> {
+        let found = py.detach(|| self.engine.journal(bytes_max));
+        found.into_iter().map(|entry| PyBytes::new(py, &entry)).collect()
+    }
+
+    #[getter]
+    fn lost(&self) -> (u64, u64) {
+        self.engine.lost()
+    }
+
+    #[pyo3(signature = (root, target, *, progress, report))]
+    fn checkout(
+        &self,
+        py: Python<'_>,
+        root: &[u8],
+        target: Vec<u8>,
+        progress: Py<PyAny>,
+        report: Py<PyAny>,
+    ) -> PyResult<Checkout> {
+        let (source, target) = (&self.engine, path_of(target));
+        let mut watch = PythonWatch { progress, report };
+        let done = py.detach(|| {
+            let root = decode_root(root)?;
+            let root = match root.page() {
+                Some(page) => {
+                    source.check_tree(&page)?;
+                    Root::Directory(page)
+                }
+                None => Root::Entries(vec![root]),
+            };
+            let options = engine_checkout::Options { delete: false, dry_run: false, owner: false };
+            engine_checkout::checkout_from(source, &root, None, &target, &options, &mut watch)
+        });
+        done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
+    }
 }
 
 /// See `_kernel.pyi`.

@@ -296,6 +296,17 @@ class Verified(Line, frozen=True, tag="verify", kw_only=True):
     bytes_per_s: int
 
 
+class Salvaged(Line, frozen=True, tag="salvaged", kw_only=True):
+    """Unverified files of one ref were written by `rebuild --without-secret`; `reason` is why they end early."""
+
+    ref: str
+    snapshot: str
+    target: bytes
+    files: int
+    written_bytes: int
+    reason: str
+
+
 class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):
     """A journal was recovered up to `recovered`, and stands at `position` now. `kept` is where the old one is."""
 
