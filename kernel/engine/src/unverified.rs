@@ -208,3 +208,70 @@ impl Source for Unverified {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::Params;
+    use crate::lease::Lease;
+    use crate::space::Space;
+    use crate::tree::tests::{directory, file};
+    use tempfile::TempDir;
+
+    const SEGMENT: u64 = 3;
+
+    /// A volume whose only segment holds `bytes` as a page at its beginning.
+    fn holding(bytes: &[u8]) -> (TempDir, Unverified) {
+        let place = TempDir::new().unwrap();
+        fs::create_dir(place.path().join("segments")).unwrap();
+        let space = Space::open(place.path(), [4; 16], Keys::from_secret(&[9; 32]), Params::DEFAULT).unwrap();
+        let mut lease = Lease::open(&space, SEGMENT, 0, 0, true, false).unwrap().unwrap();
+        lease.append_chunk(bytes, Kind::Tree).unwrap();
+        lease.sync().unwrap();
+        let source = Unverified::open(place.path(), [4; 16]).unwrap();
+        (place, source)
+    }
+
+    fn first(length: usize) -> PageRef {
+        PageRef { address: segment_start(SEGMENT), length: length as u32, digest: [0; 32] }
+    }
+
+    #[test]
+    fn a_directory_that_lies_within_itself_is_refused() {
+        let keys = Keys::from_secret(&[9; 32]);
+        // The length of a page that names itself is found by naming it.
+        let mut bytes = Vec::new();
+        for _ in 0..4 {
+            let inner = directory(b"again", first(bytes.len().max(1)));
+            bytes = page::encode_leaf(&[inner], &keys).unwrap().bytes;
+        }
+        let (_place, source) = holding(&bytes);
+
+        let checked = source.check_tree(&first(bytes.len()));
+
+        assert!(matches!(checked, Err(Error::Invalid(what)) if what.contains("within itself")));
+    }
+
+    #[test]
+    fn what_is_no_page_or_not_there_is_empty_and_counted() {
+        let (_place, source) = holding(b"no page at all");
+
+        source.check_tree(&first(14)).unwrap();
+        assert!(Entries::new(&source, &first(14)).next().is_none());
+        assert_eq!(source.lost(), (0, 1));
+        let absent = Extent { address: segment_start(SEGMENT + 1), length: 5 };
+        assert_eq!(&*source.bytes(absent).unwrap(), &[0; 5]);
+        assert_eq!(source.lost(), (5, 1));
+    }
+
+    #[test]
+    fn a_page_is_read_without_its_key() {
+        let keys = Keys::from_secret(&[9; 32]);
+        let bytes = page::encode_leaf(&[file(b"name", 5)], &keys).unwrap().bytes;
+        let (_place, source) = holding(&bytes);
+
+        let names: Vec<_> = Entries::new(&source, &first(bytes.len())).map(|entry| entry.unwrap().name).collect();
+
+        assert_eq!(names, [b"name"]);
+    }
+}

@@ -132,11 +132,10 @@ def _tell(output: Output, place: Location, report: "ScrubReport", seconds: float
     text = f"checked {bytes_text(report.checked_bytes)} in {amount(report.segments, 'segment')}"
     if report.resumed_bytes:
         text += f", after {bytes_text(report.resumed_bytes)} in the run before"
-    text += f", in {duration(seconds)}: {amount(report.found_ranges, 'damaged range') if report.found_ranges else ''}"
+    found = "damage found" if report.found_ranges or not report.sound else "no damage"
+    text += f", in {duration(seconds)}: {found}"
     if report.repaired:
         text += f", {bytes_text(repaired_bytes)} repaired"
-    elif not report.found_ranges:
-        text += "no damage" if report.sound else "damage found"
     output.notice(summary, text)
 
 

@@ -145,7 +145,9 @@ def verify(
             ranges = _looked_again(volume, extents, pace)
         _remember(volume, ranges, complete=True)
         is_cache = isinstance(volume, Replica) and not volume.is_whole  # of which anything may not be here
-        outside = [] if is_cache else _uncommitted({segment: head for segment, head, _ in segments}) + volume.reclaimed()
+        outside = (
+            [] if is_cache else _uncommitted({segment: head for segment, head, _ in segments}) + volume.reclaimed()
+        )
         paths = tuple(_paths(volume, snapshots, [*((r.address, r.length) for r in ranges), *outside]))
         marks.clear()
     ranges.sort(key=lambda damaged: damaged.address)
