@@ -188,7 +188,7 @@ def test_what_a_push_that_began_before_points_to_is_spared(volume: Volume, sourc
     def condemn(event: Progress) -> None:
         if event.phase != "committing":
             return
-        collecting.append(subprocess.Popen([sys.executable, "-c", COLLECTING, volume.path, "60"]))
+        collecting.append(subprocess.Popen([sys.executable, "-c", COLLECTING, volume.path, "600"]))
         number = 0
         while not number:  # until what this push has found is condemned
             with Volume.open(volume.path) as other:
@@ -197,7 +197,7 @@ def test_what_a_push_that_began_before_points_to_is_spared(volume: Volume, sourc
     with Volume.open(volume.path) as pushing:
         volume.close()
         report = pushing.push(sources_of([old_again]), "again", progress=condemn)
-    assert collecting[0].wait(timeout=60) == 0
+    assert collecting[0].wait(timeout=600) == 0
 
     assert report.statistics.known_bytes == len(LARGE)
     with Volume.open(volume.path) as after:

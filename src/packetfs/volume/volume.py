@@ -71,8 +71,8 @@ class Volume(Trees):
         self.created = created
         self.descriptor, secret = open_descriptor(path)
         self.keys = Keys(secret, self.descriptor.volume_id)
-        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env, gate=self.gate)
         self._pin = Pin(self.gate)
+        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env, gate=self.gate)
         self._pushing = threading.Lock()
         self._pusher: int | None = None
         self._admitting = threading.Lock()
@@ -219,7 +219,7 @@ class Volume(Trees):
         return self._history(ref, newest.seq + 1 if newest else 0)
 
     def snapshots(self) -> Iterator[tuple[str, int, Snapshot]]:
-        """Every snapshot of the journal, oldest first: (ref, seq, snapshot)."""
+        """Every snapshot that is kept, oldest first: (ref, seq, snapshot)."""
         self.admit_new()
         seq = 0
         while True:
