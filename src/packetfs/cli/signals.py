@@ -5,6 +5,7 @@ the way out. A second one, of whatever kind, is not waited for: a thread of its 
 works or a disk does not answer. Either way the exit code is 130.
 """
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def heard() -> Iterator[None]:
     }
     numbers = frozenset(int(number) for number, usual in expected.items() if signal.getsignal(number) is usual)
     ears = _Ears()
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+    reading, writing = map(_beyond_the_streams, os.pipe2(os.O_CLOEXEC))
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _thread.start_new_thread(ears.listen, (reading, numbers))
@@ -62,3 +63,10 @@ def heard() -> Iterator[None]:
         # ends, and a signal that comes after that would take the code's place.
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+
+
+def _beyond_the_streams(handle: int) -> int:
+    """The same under another number: those of standard streams that were closed are filled by `guard`."""
+    moved = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(handle)
+    return moved
