@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
-    from packetfs.volume import Volume
+    from packetfs.volume import Selection, Volume
 
 __version__: Final = VERSION
 
 _HOMES: Final = {
     **dict.fromkeys(("compare", "connect", "create", "open", "pull", "push", "verify"), "packetfs.api"),
-    **dict.fromkeys(("Volume",), "packetfs.volume"),
+    **dict.fromkeys(("Selection", "Volume"), "packetfs.volume"),
     **dict.fromkeys(
         (
             "BusyError",
@@ -61,6 +61,7 @@ __all__ = [
     "PacketFSError",
     "PartialError",
     "RefusedError",
+    "Selection",
     "UnavailableError",
     "UsageError",
     "Volume",

@@ -21,6 +21,8 @@ __all__ = [
     "Ingested",
     "Lease",
     "Outgoing",
+    "Patterns",
+    "Selection",
     "Space",
     "checkout",
     "crash_at",
@@ -32,6 +34,7 @@ __all__ = [
     "ingest",
     "ingest_stream",
     "keyed_digest",
+    "pattern_lines",
 ]
 
 Page: TypeAlias = tuple[int, int, bytes]
@@ -313,6 +316,34 @@ class Incoming:
 def decode_root(data: bytes) -> Entry:
     """A snapshot's root entry from its bytes; InvalidError when they are not one."""
 
+def pattern_lines(data: bytes, place: str) -> list[tuple[str, bytes]]:
+    """The patterns in a file called `place`, as `Patterns` takes them; comments and empty lines are none."""
+
+@final
+class Patterns:
+    """Patterns as in .gitignore, in order: the last one that matches a path decides."""
+
+    def __new__(cls, lines: Sequence[tuple[str, bytes]]) -> Patterns:
+        """Patterns, each with the place where it was written; UsageError names the first that is none."""
+
+@final
+class Selection:
+    """What a push stores of its sources."""
+
+    def __new__(
+        cls,
+        *,
+        patterns: Patterns | None,
+        filter_file: bytes | None,
+        exclude_caches: bool,
+        one_file_system: bool,
+        names: Sequence[bytes] | None,
+        size_max: int | None,
+    ) -> Selection:
+        """`filter_file` is the name of files that hold patterns for what is beneath them. Of one source's contents only
+        `names` are stored, relative to it. See `packetfs.Selection` for what the rest means.
+        """
+
 @final
 class Ingested:
     """What an ingest found and stored. Nothing of it is durable until the lease is synced and the commit made."""
@@ -356,6 +387,9 @@ class Ingested:
     def repaired(self) -> bool:
         """Whether `previous` was damaged and this tree is not: commit it even if the root digests are equal."""
     @property
+    def excluded(self) -> int:
+        """Names that were met and not selected; in a directory whose names are trusted nobody meets any."""
+    @property
     def problem_count(self) -> int:
         """Problems found; `problems` lists the first 65,536."""
     @property
@@ -392,13 +426,15 @@ def ingest(
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
     ask: Ask | None = None,
+    selection: Selection | None = None,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
     `sources` are (path, name); one source with name None gives its contents as the root. `prior` is the stat cache to
-    trust. `clean_before_ns` is the time of the file system `clean_device` (0: of none) before which a file must have
-    rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
-    stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
+    trust, one of the same `selection`. `clean_before_ns` is the time of the file system `clean_device` (0: of none)
+    before which a file must have rested to be trusted; on others it must be 2 s older than our time as well. `next` is
+    the path at which to write the stat cache for the next time.
+    `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
 
     With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of

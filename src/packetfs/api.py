@@ -13,7 +13,8 @@ from packetfs.errors import NotFoundError, UsageError
 from packetfs.events import Change, Progress
 from packetfs.format.location import Location, check_ref, parse_location
 from packetfs.format.snapshot import Snapshot
-from packetfs.volume import PushReport, Volume, sources_of
+from packetfs.volume import PushReport, Selection, Volume, sources_of
+from packetfs.volume.selection import ALL
 
 if TYPE_CHECKING:
     from packetfs.sync.checkout import PullReport
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from packetfs.sync.session import Session
     from packetfs.volume.replica import Replica
 
-__all__ = ["compare", "connect", "create", "open", "open_replica", "pull", "push", "verify"]
+__all__ = ["Selection", "compare", "connect", "create", "open", "open_replica", "pull", "push", "verify"]
 
 _Path = str | bytes | os.PathLike[str]
 
@@ -104,21 +105,31 @@ def push(
     paths: Sequence[_Path],
     ref: str = "main",
     *,
+    selection: Selection = ALL,
+    checksum: bool = False,
     message: str = "",
     always: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> PushReport:
-    """Store `paths` as the next snapshot of `ref`; without a difference there is none, unless `always`.
+    """Store `paths`, as far as selected, as the next snapshot of `ref`; without a difference only if `always`.
 
     One directory: its contents are the snapshot's root. Several paths, or a file: they appear under their base names.
     Files that could not be stored are in the report's `problems`; everything else was. If this raises, the ref has not
-    moved, and running it again finds what was stored already.
+    moved, and running it again finds what was stored already. With `checksum` every file is read, also where nothing of
+    it seems to have changed.
     """
-    found = sources_of(paths)
-    if isinstance(volume, Volume):
-        return volume.push(found, check_ref(ref), message=message, always=always, dry_run=dry_run, progress=progress)
-    return volume.push(found, ref, message=message, always=always, dry_run=dry_run, progress=progress).report
+    done = volume.push(
+        sources_of(paths),
+        check_ref(ref),
+        selection=selection,
+        checksum=checksum,
+        message=message,
+        always=always,
+        dry_run=dry_run,
+        progress=progress,
+    )
+    return done if isinstance(done, PushReport) else done.report
 
 
 def pull(

@@ -10,7 +10,7 @@ import msgspec
 
 __all__ = ["Change", "Committed", "Event", "Problem", "Progress", "Unchanged", "VolumeCreated"]
 
-ProblemKind = Literal["vanished", "changed", "unreadable", "unsupported"]
+ProblemKind = Literal["vanished", "changed", "unreadable", "missing", "unsupported"]
 Phase = Literal["counting", "storing", "committing", "planning", "writing", "verifying"]
 
 

@@ -9,6 +9,8 @@ from packetfs._kernel import (
     Ingested,
     Lease,
     Outgoing,
+    Patterns,
+    Selection,
     Space,
     checkout,
     crash_at,
@@ -20,6 +22,7 @@ from packetfs._kernel import (
     ingest,
     ingest_stream,
     keyed_digest,
+    pattern_lines,
 )
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "Ingested",
     "Lease",
     "Outgoing",
+    "Patterns",
+    "Selection",
     "Space",
     "checkout",
     "crash_at",
@@ -42,4 +47,5 @@ __all__ = [
     "ingest",
     "ingest_stream",
     "keyed_digest",
+    "pattern_lines",
 ]

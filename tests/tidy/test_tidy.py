@@ -29,6 +29,7 @@ PUBLIC_NAMES = [
     "PacketFSError",
     "PartialError",
     "RefusedError",
+    "Selection",
     "UnavailableError",
     "UsageError",
     "Volume",

@@ -26,6 +26,7 @@ pub mod outgoing;
 pub mod page;
 pub mod scan;
 pub mod script;
+pub mod select;
 pub mod slot;
 pub mod space;
 pub mod stat_cache;

@@ -10,6 +10,7 @@ mod entry;
 mod failure;
 mod lent;
 mod memory;
+mod select;
 mod space;
 mod sweep;
 mod transfer;
@@ -79,6 +80,9 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<space::Lease>()?;
     module.add_class::<transfer::Outgoing>()?;
     module.add_class::<transfer::Incoming>()?;
+    module.add_class::<select::Patterns>()?;
+    module.add_class::<select::Selection>()?;
+    module.add_function(wrap_pyfunction!(select::pattern_lines, module)?)?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::entry::{Entry, kind_name, page_from};
 use crate::failure::{carried, raised};
+use crate::select::Selection;
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
 use packetfs_engine::ingest::{
@@ -167,6 +168,11 @@ impl Ingested {
     }
 
     #[getter]
+    fn excluded(&self) -> u64 {
+        self.value.stats.excluded
+    }
+
+    #[getter]
     fn problem_count(&self) -> u64 {
         self.value.stats.problems
     }
@@ -177,6 +183,7 @@ impl Ingested {
             ProblemKind::Vanished => "vanished",
             ProblemKind::Changed => "changed",
             ProblemKind::Unreadable => "unreadable",
+            ProblemKind::Missing => "missing",
             ProblemKind::Unsupported => "unsupported",
         };
         let problems = self.value.problems.iter();
@@ -186,7 +193,7 @@ impl Ingested {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None, selection = None))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -200,6 +207,7 @@ pub fn ingest(
     grant: Py<PyAny>,
     progress: Py<PyAny>,
     ask: Option<Py<PyAny>>,
+    selection: Option<Bound<'_, Selection>>,
 ) -> PyResult<Ingested> {
     let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
@@ -208,6 +216,7 @@ pub fn ingest(
         previous: previous.as_ref().map(page_from).transpose()?,
         clean_before_ns,
         clean_device,
+        selection: selection.map(|selection| selection.get().value.clone()).unwrap_or_default(),
         dry_run,
     };
     let engine = &space.get().engine;

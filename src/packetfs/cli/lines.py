@@ -18,7 +18,8 @@ class Line(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
 class Pushed(Line, frozen=True, tag="push", kw_only=True):
     """A push is done. `snapshot` is what the ref names now, `created` whether this push made it.
 
-    `changed` is whether anything differs: in a dry run, whether a snapshot would be made.
+    `changed` is whether anything differs: in a dry run, whether a snapshot would be made. `excluded` counts names that
+    were met and not selected; in a directory that is as it was nobody meets any.
     """
 
     volume: str
@@ -36,6 +37,7 @@ class Pushed(Line, frozen=True, tag="push", kw_only=True):
     known_bytes: int
     new_bytes: int
     page_bytes: int
+    excluded: int
     problems: int
     seconds: float
 

@@ -28,6 +28,7 @@ from packetfs.sync.link import ID_BYTES, Link
 from packetfs.sync.receiving import Asked, Budget, Filling, ask_for, budget_of, planned_snapshot
 from packetfs.volume import Ref, Source, Status
 from packetfs.volume.replica import Identity, Kept, Replica
+from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -213,15 +214,27 @@ class Session:
         what: "Sequence[Source] | Stream",
         ref: str,
         *,
+        selection: Selection = ALL,
+        checksum: bool = False,
         always: bool = False,
         dry_run: bool = False,
         message: str = "",
         progress: Callable[[Progress], None] | None = None,
     ) -> "Pushed":
-        """Store sources or a stream as the next snapshot of `ref` at the origin. See `transfer.push`."""
+        """Store sources, as far as selected, or a stream as the next snapshot of `ref`. See `transfer.push`."""
         from packetfs.sync import transfer
 
-        return transfer.push(self, what, ref, always=always, dry_run=dry_run, message=message, progress=progress)
+        return transfer.push(
+            self,
+            what,
+            ref,
+            selection=selection,
+            checksum=checksum,
+            always=always,
+            dry_run=dry_run,
+            message=message,
+            progress=progress,
+        )
 
     def pull(
         self,

@@ -26,6 +26,7 @@ from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
 from packetfs.volume.ingest import Ingest, StreamIngest, differs, page_of, problems_of, refuse_lease, statistics_of
+from packetfs.volume.selection import ALL, Selection
 from packetfs.wire import protocol
 
 if TYPE_CHECKING:
@@ -70,15 +71,18 @@ def push(
     what: Sequence[Source] | Stream,
     ref: str,
     *,
+    selection: Selection = ALL,
+    checksum: bool = False,
     always: bool = False,
     dry_run: bool = False,
     message: str = "",
     progress: Watch | None = None,
 ) -> Pushed:
-    """Store sources or a stream as the next snapshot of `ref` at the origin. See `Volume.push`: it promises the same.
+    """Store sources, as far as selected, or a stream as the next snapshot of `ref` at the origin.
 
-    If this raises, the ref is where it was; when the connection ends while one waits for the commit, it may have
-    moved. What the origin has received until then stays there, so that running it again sends the rest.
+    See `Volume.push`: it promises the same. If this raises, the ref is where it was; when the connection ends while one
+    waits for the commit, it may have moved. What the origin has received until then stays there, so that running it
+    again sends the rest.
     """
     session.check_writer()
     check_ref(ref)
@@ -88,8 +92,12 @@ def push(
         session.settle()
         known, fresh = session.current(ref)
         try:
+            if isinstance(what, Stream):
+                found: Ingest | StreamIngest = StreamIngest(session.replica, *what)
+            else:
+                found = Ingest(session.replica, what, selection, checksum=checksum)
             report, counts = _push_once(
-                session, what, ref, known, fresh, always=always, dry_run=dry_run, message=message, progress=progress
+                session, found, ref, known, fresh, always=always, dry_run=dry_run, message=message, progress=progress
             )
         except ConflictError as error:
             session.forget(ref)
@@ -169,7 +177,7 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
 
 def _push_once(
     session: Session,
-    what: Sequence[Source] | Stream,
+    found: Ingest | StreamIngest,
     ref: str,
     known: Snapshot | None,
     fresh: bool,  # noqa: FBT001 - handed on
@@ -182,7 +190,6 @@ def _push_once(
     """One try: against what `ref` is known to name."""
     env, replica = session.env, session.replica
     begun_s = env.monotonic_s()
-    found = StreamIngest(replica, *what) if isinstance(what, Stream) else Ingest(replica, what)
     if known is not None and replica.kept(known.id) is None:
         session.receive(ref, known.name, b"", data=False)
     cache = found.cache
@@ -232,6 +239,7 @@ def _push_once(
         dry_run=dry_run,
         statistics=statistics_of(ingested),
         problems=problems_of(ingested),
+        excluded=ingested.excluded,
         seconds=env.monotonic_s() - begun_s,
     )
     return report, counts

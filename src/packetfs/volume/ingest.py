@@ -21,6 +21,7 @@ from packetfs.format.snapshot import Snapshot, Statistics
 from packetfs.volume import refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
+from packetfs.volume.selection import ALL, Selection
 
 if TYPE_CHECKING:
     from packetfs.volume.volume import Volume
@@ -68,6 +69,8 @@ class PushReport:
     problems: tuple[Problem, ...]
     """Files that could not be stored; everything else was. The first 65,536: `statistics.problems` counts them all."""
     seconds: float
+    excluded: int = 0
+    """Names that were met and not selected; in a directory that is as it was nobody meets any."""
 
 
 Watch = Callable[[Progress], None]
@@ -128,11 +131,19 @@ class Asking(Protocol):
 class Ingest:
     """One ingest of some sources: checked when it is made, then to be `run` once."""
 
-    def __init__(self, holder: Holder, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, holder: Holder, sources: Sequence[Source], selection: Selection = ALL, *, checksum: bool = False
+    ) -> None:
+        """With `checksum` every file is read, whatever the stat cache says of it."""
         self._holder = holder
         self.sources = [Source(os.path.abspath(source.path), source.name) for source in sources]
         _check_sources(self.sources, holder.path)
-        self.cache = StatCache(holder.path, holder.keys.cache_name(_parts(self.sources)), holder.env)
+        if selection.names is not None and self.sources[0].name is not None:
+            raise UsageError("names to select are relative to one directory", hint="push a single directory")
+        self._selection = selection.kernel()
+        self._checksum = checksum
+        parts = [*_parts(self.sources), *selection.parts()]
+        self.cache = StatCache(holder.path, holder.keys.cache_name(parts), holder.env)
 
     @property
     def root_is_source(self) -> bool:
@@ -159,7 +170,7 @@ class Ingest:
         return kernel.ingest(
             holder.space,
             [(source.path, source.name) for source in self.sources],
-            prior=self.cache.prior(),
+            prior=None if self._checksum else self.cache.prior(),
             next=next_,
             previous=previous,
             clean_before_ns=clean_before_ns(holder.path, self.sources, holder.env),
@@ -168,6 +179,7 @@ class Ingest:
             grant=grant,
             progress=watcher(progress),
             ask=ask,
+            selection=self._selection,
         )
 
 
@@ -274,6 +286,7 @@ class _Push:
             statistics=statistics_of(ingested),
             problems=problems_of(ingested),
             seconds=volume.env.monotonic_s() - self.begun_s,
+            excluded=ingested.excluded,
         )
 
     def _where_the_ref_is(self) -> Snapshot | None:

@@ -34,6 +34,7 @@ from packetfs.volume.ingest import Ingest, PushReport, Source, StreamIngest
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
+from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.space import Durable, Filling
 from packetfs.volume.status import Status, status_of
 from packetfs.volume.trees import Trees
@@ -137,19 +138,22 @@ class Volume(Trees):
         sources: Sequence[Source],
         ref: str,
         *,
+        selection: Selection = ALL,
+        checksum: bool = False,
         dry_run: bool = False,
         always: bool = False,
         message: str = "",
         progress: Callable[[Progress], None] | None = None,
     ) -> PushReport:
-        """Store `sources` as the next snapshot of `ref`; the report says what was new.
+        """Store what is selected of `sources` as the next snapshot of `ref`; the report says what was new.
 
         When nothing differs from what the ref names, no snapshot is made, unless `always`. When this returns, the
         snapshot survives a power cut. When it raises, the ref is where it was; what had been stored until then stays,
         so that pushing again is quick. ConflictError if the ref moved meanwhile. Files that could not be read are in
-        `problems` and missing from the snapshot.
+        `problems` and missing from the snapshot. With `checksum` every file is read, also where nothing of it seems
+        to have changed.
         """
-        found = Ingest(self, sources)
+        found = Ingest(self, sources, selection, checksum=checksum)
         return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
 
     def push_stream(

@@ -179,7 +179,7 @@ fn attempt(
     let volume = space.data_path(1);
     let volume = volume.parent().and_then(std::path::Path::parent).unwrap_or(&volume);
     let clean = Clean::new(options.clean_before_ns, options.clean_device);
-    let mut walk = Walk::new(sources, before.cache, &space.keys().link, clean, volume)?;
+    let mut walk = Walk::new(sources, &options.selection, before.cache, &space.keys().link, clean, volume)?;
     let reader = reader(space);
     let next = options.next.as_deref().filter(|_| !options.dry_run);
     let mut problems = Vec::new();

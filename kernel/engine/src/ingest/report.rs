@@ -7,6 +7,7 @@ use crate::Result;
 use crate::keys::Digest;
 use crate::lease::Lease;
 use crate::page::PageRef;
+use crate::select::Selection;
 
 /// One thing to store.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Options {
     /// The device of the file system that this clock is of; 0 for none. What lies on another one has to be 2 s older
     /// than our own time as well.
     pub clean_device: u64,
+    /// What of the sources is stored. `prior` is of the same selection, or `None`.
+    pub selection: Selection,
     /// Count only: nothing is written, `root` holds addresses that mean nothing, `root_digest` is right.
     pub dry_run: bool,
 }
@@ -96,6 +99,8 @@ pub struct Progress {
     pub unchanged_bytes: u64,
     /// Bytes of new pages and extent lists.
     pub page_bytes: u64,
+    /// Names that were met and not selected; in directories whose names are trusted nobody meets any.
+    pub excluded: u64,
     /// Problems found, those beyond [`PROBLEMS_MAX`] included.
     pub problems: u64,
 }
@@ -110,6 +115,8 @@ pub enum ProblemKind {
     Changed,
     /// The system refused to open or read it. It is not in the snapshot.
     Unreadable,
+    /// It was asked for by name and is not there.
+    Missing,
     /// A socket, fifo or device, or the volume itself. It is not in the snapshot.
     Unsupported,
 }
