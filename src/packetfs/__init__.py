@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from packetfs.release import VERSION
 
 if TYPE_CHECKING:
-    from packetfs.api import compare, connect, create, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
+    from packetfs.api import compare, connect, create, find, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
     from packetfs.errors import (
         BusyError,
         ConflictError,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __version__: Final = VERSION
 
 _HOMES: Final = {
-    **dict.fromkeys(("compare", "connect", "create", "open", "pull", "push", "verify"), "packetfs.api"),
+    **dict.fromkeys(("compare", "connect", "create", "find", "open", "pull", "push", "verify"), "packetfs.api"),
     **dict.fromkeys(("Selection", "Volume"), "packetfs.volume"),
     **dict.fromkeys(
         (
@@ -69,6 +69,7 @@ __all__ = [
     "compare",
     "connect",
     "create",
+    "find",
     "open",
     "pull",
     "push",

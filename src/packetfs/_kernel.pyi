@@ -39,6 +39,7 @@ __all__ = [
 
 Page: TypeAlias = tuple[int, int, bytes]
 Extent: TypeAlias = tuple[int, int]
+_Change: TypeAlias = tuple[bytes, str, str, int, str]
 
 def derive_key(context: str, key: bytes) -> bytes:
     """The 32-byte key for `context`, from `key` (BLAKE3 key derivation)."""
@@ -148,6 +149,14 @@ class Space:
         again, also where nothing has changed. Lasts as long as this object; what `view` finds damaged is added.
         """
     def diff(self, old: Page | None, new: Page | None) -> list[Difference]: ...
+    def find(
+        self, lines: Sequence[Sequence[Page | None]], pattern: Patterns, by_path: bool
+    ) -> list[list[tuple[bytes, str, int, int, int, int, int]]]:
+        """What matches in lines of trees: (path, kind, size, mtime_ns, first, last, count), in order of path.
+
+        Size and time are those in the last tree that has it; `first` and `last` are places in the line, `count` is how
+        many trees have it. A directory that trees share is read once. `by_path` says that the pattern is one for paths.
+        """
     def files_touching(self, page: Page, extents: Sequence[Extent]) -> list[bytes]:
         """Paths below `page` whose content or own page lies in one of `extents`."""
     @property
@@ -386,6 +395,8 @@ class Ingested:
     @property
     def repaired(self) -> bool:
         """Whether `previous` was damaged and this tree is not: commit it even if the root digests are equal."""
+    def changes(self, space: Space, old: Page | None, report: Callable[[list[_Change]], None]) -> None:
+        """Tell in what the tree differs from the directory `old`; it is committed, or of a dry run that kept pages."""
     @property
     def excluded(self) -> int:
         """Names that were met and not selected; in a directory whose names are trusted nobody meets any."""
@@ -427,6 +438,7 @@ def ingest(
     progress: Callable[[int, int, int, int, int], None],
     ask: Ask | None = None,
     selection: Selection | None = None,
+    keep_pages: bool = False,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
@@ -438,7 +450,7 @@ def ingest(
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
 
     With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
-    them. Everything is called from the calling thread.
+    them. Everything is called from the calling thread. `keep_pages` lets `Ingested.changes` be asked of a dry run.
     """
 
 def ingest_stream(
@@ -474,6 +486,9 @@ class Checkout:
     @property
     def unsupported(self) -> int: ...
     @property
+    def not_deleted(self) -> int:
+        """Names that would have been deleted, but were more than `delete_max`."""
+    @property
     def owner_not_set(self) -> int:
         """Entries whose owner could not be set because we are not root."""
 
@@ -486,7 +501,11 @@ def checkout(
     dry_run: bool,
     owner: bool,
     progress: Callable[[int, int], None],
-    report: Callable[[list[tuple[bytes, str, str, int]]], None],
+    report: Callable[[list[_Change]], None],
+    exclude: Patterns | None = None,
+    backup: bytes | None = None,
+    delete_max: int | None = None,
+    checksum: bool = False,
 ) -> Checkout:
     """Write a stored directory or single entries beneath `target`, which is made if it is missing.
 
@@ -494,6 +513,11 @@ def checkout(
     and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and counted in
     `owner_not_set`. A sequence stands for entries under their own names.
 
-    `progress(entries_done, bytes_written)`; `report([(path, action, kind, size)])` with action "created", "replaced",
-    "metadata" or "deleted". Killed at any instant, every name beneath `target` is old or new, never a mixture.
+    What `exclude` matches is neither written nor deleted nor touched. What is replaced or deleted is moved to the
+    directory `backup`, with its path. If more than `delete_max` names would be deleted, none is. `checksum` compares
+    files by content, not by size and time.
+
+    `progress(entries_done, bytes_written)`; `report([(path, action, kind, size, letters)])` with action "created",
+    "replaced", "metadata" or "deleted" and rsync's letters for it. Killed at any instant, every name beneath `target`
+    is old or new, never a mixture.
     """

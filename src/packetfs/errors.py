@@ -194,6 +194,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "remote-not-installed": "packetfs was not found on the other machine",
         "not-packetfs": "what answers on the other machine is not packetfs, or something else writes into the stream",
         "different-volumes": "two locations of one comparison lie in different volumes",
+        "too-much-to-delete": "a pull would have deleted more names than it may, and deleted none",
         "pull-incomplete": "some entries of a snapshot could not be written",
         "interrupted": "it was stopped by Ctrl-C",
         "bug": "a bug in PacketFS; what it did not finish has not happened",

@@ -48,12 +48,16 @@ class Problem(_Event, frozen=True, tag="problem", kw_only=True):
 
 
 class Change(_Event, frozen=True, tag="change", kw_only=True):
-    """What a checkout did (or, in a dry run, would do) to one path."""
+    """What a checkout did (or, in a dry run, would do) to one path, or in what a push differs from the snapshot before.
+
+    `letters` are those of rsync's `--itemize-changes`.
+    """
 
     path: bytes
     action: Literal["created", "replaced", "metadata", "deleted"]
     kind: str
     size: int = 0
+    letters: str = ""
 
 
 class Committed(_Event, frozen=True, tag="committed", kw_only=True):

@@ -84,3 +84,60 @@ def test_patterns_are_any_bytes(cli: Cli, tree: Path) -> None:
 
     assert "a.o" in listed(cli)
     assert len(listed(cli)) == 5
+
+
+def test_changes_are_itemized_in_the_letters_of_rsync(cli: Cli, tree: Path) -> None:
+    cli("push", tree, "volume::main")
+    (tree / "a.c").write_bytes(b"longer")
+    (tree / "a.o").chmod(0o600)
+    (tree / "build" / "a").unlink()
+    (tree / "link").symlink_to("a.c")
+
+    dry = cli("push", "-n", "-i", tree, "volume::main")
+    done = cli("push", "-i", tree, "volume::main", "--json")
+
+    assert dry.lines == [
+        ">fcst...... a.c",
+        ".f...p..... a.o",
+        ".d..t...... build/",
+        "*deleting   build/a",
+        "cL+++++++++ link",
+    ]
+    changes = [event for event in done.events if event["event"] == "change"]
+    assert [f"{change['letters']} {change['path']}".removesuffix("/") for change in changes] == [
+        line.removesuffix("/") for line in dry.lines
+    ]
+    assert cli("push", "-i", tree, "volume::main").lines == []
+
+
+def test_a_pull_that_would_delete_too_much_says_so_and_does_the_rest(cli: Cli, tree: Path, tmp_path: Path) -> None:
+    cli("push", tree, "volume::main")
+    (tmp_path / "target" / "surplus").mkdir(parents=True)
+    (tmp_path / "target" / "kept.log").write_bytes(b"")
+    options = ["--delete", "--max-delete", "0", "--exclude", "*.log", "-i"]
+
+    done = cli("pull", *options, "volume::main", "target", code=3)
+
+    assert "1 name had to be deleted, and --max-delete is 0: nothing was deleted" in done.err
+    assert ">f+++++++++ a.c" in done.lines
+    assert "*deleting   surplus/" in cli("pull", "--delete", *options[3:], "volume::main", "target").lines
+    assert (tmp_path / "target" / "kept.log").exists()
+    assert "--max-delete bounds" in cli("pull", "--max-delete", "1", "volume::main", "target", code=2).err
+
+
+def test_a_file_is_found_in_the_snapshots_that_had_it(cli: Cli, tree: Path) -> None:
+    cli("push", tree, "volume::main")
+    (tree / "a.o").unlink()
+    (tree / "a.c").write_bytes(b"longer")
+    cli("push", tree, "volume::main")
+    first, last = (event["snapshot"] for event in reversed(cli("log", "volume::main", "--json").events))
+
+    found = {event["path"]: event for event in cli("find", "a.?", "volume::main", "--json").events[:-1]}
+
+    assert {path: (event["first"], event["last"], event["size"]) for path, event in found.items()} == {
+        "a.c": (first, last, 6),
+        "a.o": (first, first, 3),
+    }
+    assert cli("find", "build/**", "volume::main", "--json").event("found")["path"] == "build/a"
+    assert cli("find", "--all", "b", "volume").lines[0].startswith("main ")
+    assert cli("find", "b", "volume::main@~1", code=2).out == b""

@@ -37,6 +37,7 @@ PUBLIC_NAMES = [
     "compare",
     "connect",
     "create",
+    "find",
     "open",
     "pull",
     "push",

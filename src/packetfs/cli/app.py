@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "pull": ("pull", "Write a snapshot, or a part of it, into a directory."),
     "ls": ("ls", "List what a snapshot holds."),
     "cat": ("cat", "Write files of a snapshot to standard output."),
+    "find": ("find", "Find in which snapshots a file was."),
     "diff": ("diff", "Compare two snapshots, or two paths in them."),
     "log": ("log", "List the snapshots of a ref, newest first."),
     "refs": ("refs", "List the refs of a volume."),

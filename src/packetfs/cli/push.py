@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,7 +17,7 @@ from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
 from packetfs.cli.quantities import amount, bytes_text, duration
-from packetfs.cli.selection import names, pattern_options, patterns
+from packetfs.cli.selection import names, pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PartialError, UsageError
 from packetfs.events import Problem, ProblemKind, VolumeCreated
@@ -74,6 +75,9 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.option("-0", "--from0", is_flag=True, help="The names in that list end with a NUL byte, not a line.")
 @click.option("--max-size", metavar="SIZE", help="Leave larger files out: 500K, 2G.")
 @click.option("-c", "--checksum", is_flag=True, help="Read every file, also where nothing of it seems to have changed.")
+@click.option(
+    "-i", "--itemize-changes", is_flag=True, help="Print what differs from the last snapshot, in rsync's letters."
+)
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
 @remote_options
@@ -94,6 +98,7 @@ def push(
     from0: bool,
     max_size: str | None,
     checksum: bool,
+    itemize_changes: bool,
     always: bool,
     message: str,
 ) -> int:
@@ -116,7 +121,7 @@ def push(
         names=names(files_from, from0=from0),
         size_max=None if max_size is None else size(max_size, "--max-size"),
     )
-    if stream and (selection != ALL or checksum):
+    if stream and (selection != ALL or checksum or itemize_changes):
         raise UsageError("there is nothing to select of standard input (-)", hint="select from directories")
     from packetfs.volume import sources_of
 
@@ -125,6 +130,7 @@ def push(
     census = Census([source.path for source in found]) if found and selection == ALL else None
     from packetfs.volume.replica import is_replica
 
+    show = partial(tell_changes, output) if itemize_changes else None
     if place.endpoint is not None or is_replica(place.volume):
         from packetfs.sync.transfer import Stream
 
@@ -133,7 +139,7 @@ def push(
             if session.created:
                 event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
                 output.notice(event, f"created the volume {shown(session.origin)}")
-            with output.meter("push", census=census) as meter:
+            with output.meter("push", prints_data=itemize_changes, census=census) as meter:
                 pushed = session.push(
                     what,
                     place.line,
@@ -143,9 +149,13 @@ def push(
                     dry_run=dry_run,
                     message=message,
                     progress=meter,
+                    report=show,
                 )
         return _conclude(output, place, pushed.report, pushed.traffic)
-    with _volume(invocation, place, dry_run=dry_run) as volume, output.meter("push", census=census) as meter:
+    with (
+        _volume(invocation, place, dry_run=dry_run) as volume,
+        output.meter("push", prints_data=itemize_changes, census=census) as meter,
+    ):
         if stream:
             report = volume.push_stream(
                 0,
@@ -166,6 +176,7 @@ def push(
                 always=always,
                 message=message,
                 progress=meter,
+                report=show,
             )
     return _conclude(output, place, report)
 

@@ -1,4 +1,7 @@
-"""The options that select: what a push leaves out of a snapshot, and what a pull leaves alone. It selects nothing."""
+"""The options that select what a push stores and what a pull leaves alone, and the lines that tell what changed.
+
+It selects nothing itself.
+"""
 
 import os
 import sys
@@ -8,7 +11,10 @@ from typing import Any, Final
 import click
 
 from packetfs.cli.app import given_in_order, paths
+from packetfs.cli.names import shown
+from packetfs.cli.output import Output
 from packetfs.errors import UsageError, disk_error
+from packetfs.events import Change
 from packetfs.volume.selection import Pattern, lines_of
 
 _OPTIONS: Final = (
@@ -60,6 +66,13 @@ def names(files_from: str | None, *, from0: bool) -> tuple[bytes, ...] | None:
         return None
     content = sys.stdin.buffer.read() if files_from == "-" else _content(files_from)
     return tuple(name for name in content.split(b"\0" if from0 else b"\n") if name)
+
+
+def tell_changes(output: Output, changes: Sequence[Change]) -> None:
+    """Print changes in rsync's letters, one name a line."""
+    for change in changes:
+        end = "/" if change.kind == "directory" else ""
+        output.data(change, f"{change.letters} {shown(change.path)}{end}")
 
 
 def _content(path: str) -> bytes:

@@ -24,6 +24,7 @@ from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
+from packetfs.sync.checkout import NO_CARE, Care
 from packetfs.sync.link import ID_BYTES, Link
 from packetfs.sync.receiving import Asked, Budget, Filling, ask_for, budget_of, planned_snapshot
 from packetfs.volume import Ref, Source, Status
@@ -220,6 +221,7 @@ class Session:
         dry_run: bool = False,
         message: str = "",
         progress: Callable[[Progress], None] | None = None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pushed":
         """Store sources, as far as selected, or a stream as the next snapshot of `ref`. See `transfer.push`."""
         from packetfs.sync import transfer
@@ -234,6 +236,7 @@ class Session:
             dry_run=dry_run,
             message=message,
             progress=progress,
+            changes=report,
         )
 
     def pull(
@@ -242,6 +245,7 @@ class Session:
         target: str | bytes,
         *,
         delete: bool = False,
+        care: Care = NO_CARE,
         dry_run: bool = False,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
@@ -257,6 +261,7 @@ class Session:
             inside.path,
             target,
             delete=delete,
+            care=care,
             dry_run=dry_run,
             progress=progress,
             report=report,

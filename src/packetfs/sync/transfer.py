@@ -18,14 +18,23 @@ from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot, check_message, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
-from packetfs.sync.checkout import PullReport
+from packetfs.sync.checkout import NO_CARE, Care, PullReport
 from packetfs.sync.link import ID_BYTES
 from packetfs.sync.plan import asks, numbers_of, retries
 from packetfs.sync.session import Session, Traffic
 from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
-from packetfs.volume.ingest import Ingest, StreamIngest, differs, page_of, problems_of, refuse_lease, statistics_of
+from packetfs.volume.ingest import (
+    Ingest,
+    StreamIngest,
+    differs,
+    page_of,
+    problems_of,
+    refuse_lease,
+    statistics_of,
+    tell_changes,
+)
 from packetfs.volume.selection import ALL, Selection
 from packetfs.wire import protocol
 
@@ -77,6 +86,7 @@ def push(
     dry_run: bool = False,
     message: str = "",
     progress: Watch | None = None,
+    changes: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pushed:
     """Store sources, as far as selected, or a stream as the next snapshot of `ref` at the origin.
 
@@ -97,7 +107,16 @@ def push(
             else:
                 found = Ingest(session.replica, what, selection, checksum=checksum)
             report, counts = _push_once(
-                session, found, ref, known, fresh, always=always, dry_run=dry_run, message=message, progress=progress
+                session,
+                found,
+                ref,
+                known,
+                fresh,
+                always=always,
+                dry_run=dry_run,
+                message=message,
+                progress=progress,
+                changes=changes,
             )
         except ConflictError as error:
             session.forget(ref)
@@ -128,6 +147,7 @@ def pull(
     target: str | bytes,
     *,
     delete: bool = False,
+    care: Care = NO_CARE,
     dry_run: bool = False,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
@@ -144,6 +164,7 @@ def pull(
                 path,
                 target,
                 delete=delete,
+                care=care,
                 dry_run=dry_run,
                 progress=progress,
                 report=report,
@@ -186,6 +207,7 @@ def _push_once(
     dry_run: bool,
     message: str,
     progress: Watch | None,
+    changes: Callable[[Sequence[Change]], None] | None,
 ) -> tuple[PushReport, tuple[int, int, int, int]]:
     """One try: against what `ref` is known to name."""
     env, replica = session.env, session.replica
@@ -203,6 +225,7 @@ def _push_once(
                 dry_run=dry_run,
                 progress=progress,
                 ask=sending if sending.asks else None,
+                keep_pages=changes is not None,
             )
             changed = always or differs(known, ingested, root_is_source=found.root_is_source)
             snapshot = known
@@ -232,6 +255,7 @@ def _push_once(
     finally:
         if cache is not None:
             cache.discard()
+    tell_changes(replica, known, ingested, changes)
     report = PushReport(
         ref=ref,
         snapshot=snapshot,

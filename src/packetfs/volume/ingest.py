@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
-from packetfs.events import Problem, ProblemKind, Progress
+from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot, Statistics
 from packetfs.volume import refs, space
@@ -39,6 +39,8 @@ __all__ = [
     "refuse_lease",
     "sources_of",
     "statistics_of",
+    "tell_changes",
+    "teller",
 ]
 
 # A file system's clock ticks with the kernel's timer (at most 10 ms) and lags behind ours by up to one tick.
@@ -74,6 +76,7 @@ class PushReport:
 
 
 Watch = Callable[[Progress], None]
+Tell = Callable[[Sequence[Change]], None]
 
 
 def sources_of(paths: Sequence[str | bytes | os.PathLike[str]]) -> list[Source]:
@@ -164,8 +167,12 @@ class Ingest:
         dry_run: bool,
         progress: Watch | None,
         ask: Asking | None = None,
+        keep_pages: bool = False,
     ) -> kernel.Ingested:
-        """Walk, read and store. `next_` is where the next stat cache is written; `ask` is for a replica."""
+        """Walk, read and store. `next_` is where the next stat cache is written; `ask` is for a replica.
+
+        With `keep_pages` a dry run can tell what would change.
+        """
         holder = self._holder
         return kernel.ingest(
             holder.space,
@@ -180,6 +187,7 @@ class Ingest:
             progress=watcher(progress),
             ask=ask,
             selection=self._selection,
+            keep_pages=keep_pages,
         )
 
 
@@ -206,9 +214,10 @@ class StreamIngest:
         dry_run: bool,
         progress: Watch | None,
         ask: Asking | None = None,
+        keep_pages: bool = False,
     ) -> kernel.Ingested:
         """Read and store."""
-        del previous, next_  # nothing is known of a stream before it is read
+        del previous, next_, keep_pages  # nothing is known of a stream before it is read
         return kernel.ingest_stream(
             self._holder.space,
             self._fd,
@@ -231,9 +240,11 @@ def push(
     always: bool,
     message: str,
     progress: Watch | None,
+    report: Tell | None = None,
 ) -> PushReport:
     """Store what `found` reads as the next snapshot of `ref`. See `Volume.push`."""
-    return _Push(volume, found, ref, always=always, message=message).run(dry_run=dry_run, progress=progress)
+    push = _Push(volume, found, ref, always=always, message=message)
+    return push.run(dry_run=dry_run, progress=progress, report=report)
 
 
 class _Push:
@@ -247,7 +258,7 @@ class _Push:
         self.message = message
         self.begun_s = volume.env.monotonic_s()
 
-    def run(self, *, dry_run: bool, progress: Watch | None) -> PushReport:
+    def run(self, *, dry_run: bool, progress: Watch | None, report: Tell | None) -> PushReport:
         """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
         volume, found, cache = self.volume, self.found, self.found.cache
         before = self._where_the_ref_is()
@@ -255,7 +266,14 @@ class _Push:
         try:
             with volume.filling() as filling:
                 grant = refuse_lease if dry_run else filling.grant
-                ingested = found.run(grant, page_of(before), next_cache, dry_run=dry_run, progress=progress)
+                ingested = found.run(
+                    grant,
+                    page_of(before),
+                    next_cache,
+                    dry_run=dry_run,
+                    progress=progress,
+                    keep_pages=report is not None,
+                )
                 changed = self.always or differs(before, ingested, root_is_source=found.root_is_source)
                 after = before
                 if not dry_run and changed:
@@ -278,6 +296,7 @@ class _Push:
             # The ref has moved: that a full disk has no room for a derived file must not look as if it had not.
             with suppress(UnavailableError):
                 volume.space.publish_index()
+        tell_changes(volume, before, ingested, report)
         return PushReport(
             ref=self.ref,
             snapshot=after,
@@ -458,6 +477,28 @@ def watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]
             progress(Progress(phase="storing", files=files, bytes=done, new_bytes=new))
 
     return watch
+
+
+def teller(report: Tell | None) -> Callable[[list[tuple[bytes, str, str, int, str]]], None]:
+    """What the kernel tells of changes, as events."""
+
+    def tell(changes: list[tuple[bytes, str, str, int, str]]) -> None:
+        if report is not None:
+            report(
+                [
+                    Change(path=path, action=action, kind=kind, size=size, letters=letters)  # type: ignore[arg-type]
+                    for path, action, kind, size, letters in changes  # the kernel's words
+                ]
+            )
+
+    return tell
+
+
+def tell_changes(holder: Holder, before: Snapshot | None, ingested: kernel.Ingested, report: Tell | None) -> None:
+    """Tell in what a tree differs from a snapshot: one that is committed, or of a dry run that kept its pages."""
+    if report is None:
+        return
+    ingested.changes(holder.space, page_of(before), teller(report))
 
 
 def _tell(progress: Watch | None, event: Progress) -> None:

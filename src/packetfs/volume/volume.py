@@ -22,7 +22,7 @@ from packetfs.errors import (
     UsageError,
     disk_error,
 )
-from packetfs.events import Progress
+from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
 from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, Descriptor, decode_descriptor
 from packetfs.format.entry import Position
@@ -144,6 +144,7 @@ class Volume(Trees):
         always: bool = False,
         message: str = "",
         progress: Callable[[Progress], None] | None = None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
         """Store what is selected of `sources` as the next snapshot of `ref`; the report says what was new.
 
@@ -151,10 +152,10 @@ class Volume(Trees):
         snapshot survives a power cut. When it raises, the ref is where it was; what had been stored until then stays,
         so that pushing again is quick. ConflictError if the ref moved meanwhile. Files that could not be read are in
         `problems` and missing from the snapshot. With `checksum` every file is read, also where nothing of it seems
-        to have changed.
+        to have changed. `report` is told what differs from the snapshot before, once it is stored.
         """
         found = Ingest(self, sources, selection, checksum=checksum)
-        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
+        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress, report=report)
 
     def push_stream(
         self,
@@ -312,6 +313,7 @@ class Volume(Trees):
         always: bool,
         message: str,
         progress: Callable[[Progress], None] | None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
         check_ref(ref)
         self.check_writable()
@@ -325,7 +327,16 @@ class Volume(Trees):
             self._pusher = threading.get_ident()
             try:
                 self._look_for_damage()
-                return ingest.push(self, found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
+                return ingest.push(
+                    self,
+                    found,
+                    ref,
+                    dry_run=dry_run,
+                    always=always,
+                    message=message,
+                    progress=progress,
+                    report=report,
+                )
             finally:
                 self._pusher = None
 

@@ -117,6 +117,7 @@ impl World {
             clean_before_ns: self.clean_before_ns,
             clean_device: fs::metadata(self.sources.path()).unwrap().dev(),
             selection: Selection::default(),
+            keep_pages: false,
             dry_run,
         }
     }

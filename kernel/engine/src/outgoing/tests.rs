@@ -101,6 +101,7 @@ impl Side {
             clean_before_ns: 0,
             clean_device: 0,
             selection: crate::select::Selection::default(),
+            keep_pages: false,
             dry_run: false,
         };
         let mut host = Granter { side: self, granted: Vec::new() };

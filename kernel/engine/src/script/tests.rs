@@ -1033,6 +1033,7 @@ fn what_an_ingest_stored_is_where_it_is_expected() {
             clean_before_ns: 0,
             clean_device: 0,
             selection: crate::select::Selection::default(),
+            keep_pages: false,
             dry_run: false,
         };
         let source = crate::ingest::Source { path: sources.path().to_path_buf(), name: None };
