@@ -20,6 +20,7 @@ __all__ = [
     "Incoming",
     "Ingested",
     "Lease",
+    "Mark",
     "Outgoing",
     "Patterns",
     "Selection",
@@ -34,7 +35,9 @@ __all__ = [
     "ingest",
     "ingest_stream",
     "keyed_digest",
+    "merge_ranges",
     "pattern_lines",
+    "ranges_bytes",
 ]
 
 Page: TypeAlias = tuple[int, int, bytes]
@@ -148,6 +151,15 @@ class Space:
         """Say which stored bytes are damaged: nothing new is pointed at them, so a push of the same content stores it
         again, also where nothing has changed. Lasts as long as this object; what `view` finds damaged is added.
         """
+    def condemn(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Point nothing new at these ranges, (segment, ranges), and at none else that was condemned before."""
+
+    def reclaim(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Say what of these segments is gone: all of it, for each. What points there is damaged from now on."""
+
+    def punch(self, segment: int) -> int:
+        """Give whole blocks of what is gone of a segment back to the file system; bytes that this freed. Durable."""
+
     def diff(self, old: Page | None, new: Page | None) -> list[Difference]: ...
     def find(
         self, lines: Sequence[Sequence[Page | None]], pattern: Patterns, by_path: bool
@@ -252,6 +264,37 @@ class Difference:
     def new_size(self) -> int: ...
     @property
     def old_path(self) -> bytes | None: ...
+
+@final
+class Mark:
+    """Which bytes of a volume some trees reach. Ranges are packed: start and end as u32 each, little-endian."""
+
+    def __new__(cls, space: Space) -> Mark: ...
+    def trees(self, roots: Sequence[bytes]) -> None:
+        """Mark all that these root entries need; a page that was seen is not read again.
+
+        DamagedError if a page cannot be read: what it points to is not known then.
+        """
+
+    @property
+    def reached_bytes(self) -> int:
+        """Bytes that are marked, each once."""
+
+    def unreached(self, rows: Sequence[tuple[int, int, int, int]]) -> tuple[list[tuple[int, bytes]], int]:
+        """(segment, ranges) of whole chunks that nothing marked needs, and how many bytes were left out as too young.
+
+        Of each (segment, head, chunk-table bytes, settled) only what lies below `settled` is told. Entries of the
+        journal are always needed; what is reclaimed already is not told again.
+        """
+
+    def spared(self, rows: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """(segment, ranges) without what is marked."""
+
+def merge_ranges(one: bytes, other: bytes) -> bytes:
+    """Packed ranges of a segment that hold what either holds."""
+
+def ranges_bytes(ranges: bytes) -> int:
+    """How many bytes packed ranges hold."""
 
 @final
 class Outgoing:

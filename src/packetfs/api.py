@@ -12,7 +12,7 @@ from packetfs.env import SYSTEM
 from packetfs.errors import NotFoundError, UsageError
 from packetfs.events import Change, Progress
 from packetfs.format.location import Location, check_ref, parse_location
-from packetfs.format.snapshot import Snapshot
+from packetfs.format.snapshot import Labels, Snapshot, check_labels
 from packetfs.format.when import LATEST
 from packetfs.volume import PushReport, Selection, Volume, sources_of
 from packetfs.volume.selection import ALL
@@ -110,6 +110,7 @@ def push(
     selection: Selection = ALL,
     checksum: bool = False,
     message: str = "",
+    tags: Sequence[str] = (),
     always: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -128,6 +129,7 @@ def push(
         selection=selection,
         checksum=checksum,
         message=message,
+        labels=check_labels(Labels(tags=tuple(tags))),
         always=always,
         dry_run=dry_run,
         progress=progress,

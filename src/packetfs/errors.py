@@ -196,6 +196,10 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "different-volumes": "two locations of one comparison lie in different volumes",
         "too-much-to-delete": "a pull would have deleted more names than it may, and deleted none",
         "pull-incomplete": "some entries of a snapshot could not be written",
+        "newest-snapshot": "the newest snapshot of a ref is always kept",
+        "keeps-nothing": "the rules of a `forget` keep nothing but the newest snapshot",
+        "volume-in-use": "somebody uses the volume since before what is to be reclaimed was chosen",
+        "reclaimed-meanwhile": "space of the volume was reclaimed while a push was running",
         "interrupted": "it was stopped by Ctrl-C",
         "bug": "a bug in PacketFS; what it did not finish has not happened",
     }

@@ -11,7 +11,18 @@ import msgspec
 __all__ = ["Change", "Committed", "Event", "Problem", "Progress", "Unchanged", "VolumeCreated"]
 
 ProblemKind = Literal["vanished", "changed", "unreadable", "missing", "unsupported"]
-Phase = Literal["counting", "storing", "committing", "planning", "writing", "verifying"]
+Phase = Literal[
+    "counting",
+    "storing",
+    "committing",
+    "planning",
+    "writing",
+    "verifying",
+    "marking",
+    "waiting",
+    "reclaiming",
+    "punching",
+]
 
 
 class _Event(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):

@@ -8,6 +8,7 @@ from packetfs._kernel import (
     Incoming,
     Ingested,
     Lease,
+    Mark,
     Outgoing,
     Patterns,
     Selection,
@@ -22,7 +23,9 @@ from packetfs._kernel import (
     ingest,
     ingest_stream,
     keyed_digest,
+    merge_ranges,
     pattern_lines,
+    ranges_bytes,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "Incoming",
     "Ingested",
     "Lease",
+    "Mark",
     "Outgoing",
     "Patterns",
     "Selection",
@@ -47,5 +51,7 @@ __all__ = [
     "ingest",
     "ingest_stream",
     "keyed_digest",
+    "merge_ranges",
     "pattern_lines",
+    "ranges_bytes",
 ]

@@ -4,10 +4,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from packetfs.errors import NotFoundError
+from packetfs.sync import scrub
+from packetfs.volume import Volume, forget, gc, sources_of
 from tests.end_to_end import crashing
 from tests.end_to_end.conftest import Run, environment
 from tests.end_to_end.trees import change, difference, facts, grow
@@ -96,3 +101,59 @@ def test_a_pull_that_dies_at_any_point_leaves_each_file_old_or_new(tmp_path: Pat
         run("pull", "--delete", f"{volume}::main", target)
         assert difference(new, facts(target)) == []
     assert points > 4, "a pull passes more points than that"
+
+
+def read_back(volume: Volume, ref: str) -> dict[bytes, bytes]:
+    """Every file of a snapshot, verified, and where its links lead."""
+    found: dict[bytes, bytes] = {}
+    waiting = [(b"", volume.root(volume.resolve(ref)))]
+    while waiting:
+        path, entry = waiting.pop()
+        if entry.page is not None:
+            waiting += [(path + b"/" + inner.name, inner) for inner in volume.entries(entry)]
+        else:
+            found[path] = b"".join(volume.read(entry)) if entry.kind == "file" else entry.target
+    return found
+
+
+def test_forgetting_and_reclaiming_that_die_at_any_point_lose_nothing_that_is_kept(tmp_path: Path) -> None:
+    """What was kept is whole, running it again completes, and nothing is left in the end."""
+    source, before, volume = (tmp_path / name for name in ("source", "before", "volume"))
+    grow(source, 5, files=8, large_bytes=300_000)
+    with Volume.create(before) as made:
+        for seed in (5, 6, 7):
+            for ref in ("main", "side"):
+                made.push(sources_of([source]), ref, always=True)
+            change(source, seed)
+        made.push(sources_of([source]), "main")
+        kept = read_back(made, "main")
+    commands: list[tuple[tuple[str, ...], Callable[[Volume], object]]] = [
+        (("forget", "--keep-last", "2", "{}::main"), lambda opened: None),
+        (("rm", "{}::side"), lambda opened: forget.remove(opened, "side")),
+        (("gc", "--grace", "0", "{}"), lambda opened: gc.collect(opened, grace_s=0)),
+    ]
+    points = []
+    for command, again in commands:
+        there = [word.format(volume) for word in command]
+        count = 0
+        while True:
+            shutil.rmtree(volume, ignore_errors=True)
+            shutil.copytree(before, volume)
+            count += 1
+            if not crash(tmp_path, count, *there):
+                break
+
+            with Volume.open(volume) as opened:
+                assert scrub.verify(opened).sound
+                assert read_back(opened, "main") == kept
+                opened.push(sources_of([source]), "again", always=True)
+                with suppress(NotFoundError):  # a ref that is gone already
+                    again(opened)
+                gc.collect(opened, grace_s=0)
+                assert scrub.verify(opened).sound
+                assert gc.collect(opened, grace_s=0, dry_run=True).unreached_bytes == 0
+                assert read_back(opened, "main") == kept == read_back(opened, "again")
+        points.append(count)
+        shutil.rmtree(before)
+        shutil.copytree(volume, before)
+    assert min(points) > 3, "each passes more points than that"

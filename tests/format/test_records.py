@@ -1,5 +1,6 @@
 """Snapshots, journal entries and volume.toml as bytes: golden, read back, and from junk a value or an error."""
 
+import struct
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from packetfs.errors import DamagedError, InvalidError, RefusedError, UsageError
 from packetfs.format.address import counter_of, epoch_of, segment_number
 from packetfs.format.descriptor import ChunkProfile, Descriptor, decode_descriptor, encode_descriptor
-from packetfs.format.entry import Body, Commit, Entry, NewEpoch, decode_entry, encode_entry
+from packetfs.format.entry import Body, Commit, Entry, Forget, NewEpoch, Reclaim, decode_entry, encode_entry
 from packetfs.format.snapshot import Statistics, decode_snapshot, encode_snapshot
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -46,6 +47,14 @@ NEW_EPOCH = Entry(
     previous=b"\3" * 32,
     body=NewEpoch(recovered_seq=7, recovered_hash=b"\3" * 32, reason="journal.db was lost"),
 )
+FORGET = Entry(seq=9, epoch=3, time_ns=TIME_NS + 2, previous=b"\4" * 32, body=Forget(ref="home", seqs=[1, 5, 1 << 40]))
+RECLAIM = Entry(
+    seq=10,
+    epoch=3,
+    time_ns=TIME_NS + 3,
+    previous=b"\5" * 32,
+    body=Reclaim(ranges=[(1, struct.pack("<IIII", 0, 4096, 8192, 1 << 26)), (1 << 26, struct.pack("<II", 7, 9))]),
+)
 DESCRIPTOR = Descriptor(
     volume_id=bytes(range(16)), secret_id=bytes(range(8)), created_ns=1_795_349_107_123_456_000, chunks=ChunkProfile()
 )
@@ -61,6 +70,9 @@ def snapshot_bytes(**changes: object) -> bytes:
         ("snapshot-v1.bin", snapshot_bytes()),
         ("journal-commit-v1.bin", encode_entry(COMMIT)),
         ("journal-epoch-v1.bin", encode_entry(NEW_EPOCH)),
+        ("journal-forget-v1.bin", encode_entry(FORGET)),
+        ("journal-reclaim-v1.bin", encode_entry(RECLAIM)),
+        ("snapshot-labels-v1.bin", snapshot_bytes(tags=("nightly", "v1"), source_time_ns=TIME_NS - 1)),
         ("volume-v1.toml", encode_descriptor(DESCRIPTOR)),
     ],
 )
@@ -74,6 +86,19 @@ def test_a_snapshot_is_read_back() -> None:
 
     assert {name: getattr(snapshot, name) for name in SNAPSHOT} == SNAPSHOT
     assert (snapshot.name, snapshot.short) == ("07" * 32, "07" * 6)
+
+
+def test_labels_are_read_back_and_cost_nothing_where_there_are_none() -> None:
+    labelled = decode_snapshot(snapshot_bytes(tags=("b", "a", "b"), source_time_ns=-5), b"\7" * 32)
+
+    assert (labelled.tags, labelled.source_time_ns) == (("a", "b"), -5)
+    assert snapshot_bytes(tags=(), source_time_ns=None) == snapshot_bytes()
+
+
+@pytest.mark.parametrize("tags", [("",), (" ",), ("a,b",), ("x" * 256,), tuple(str(number) for number in range(65))])
+def test_what_cannot_be_a_tag_is_a_usage_error(tags: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError):
+        snapshot_bytes(tags=tags)
 
 
 def test_a_snapshot_with_fields_of_a_later_version_is_read() -> None:
@@ -119,6 +144,8 @@ def test_text_that_is_not_utf8_does_not_stop_a_push() -> None:
 bodies: st.SearchStrategy[Body] = st.builds(
     Commit, ref=st.text(), expected=st.binary(max_size=32), snapshot_id=st.binary(), snapshot=st.binary()
 ) | st.builds(NewEpoch, recovered_seq=st.integers(0, 2**63), recovered_hash=st.binary(), reason=st.text())
+bodies |= st.builds(Forget, ref=st.text(), seqs=st.lists(st.integers(1, 2**63 - 1)))
+bodies |= st.builds(Reclaim, ranges=st.lists(st.tuples(st.integers(1, 2**38 - 1), st.binary())))
 
 
 @given(

@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from packetfs.errors import NotFoundError
 from packetfs.format.when import Back
-from packetfs.volume import Volume, sources_of
+from packetfs.volume import Volume, forget, gc, sources_of
 from packetfs.volume.rebuild import rebuild
+from packetfs.volume.retention import Rules
 from tests.volume.conftest import Tree, on_disk, stored
 
 REFS = st.sampled_from(["main", "other"])
@@ -29,6 +30,14 @@ CONTENTS = st.builds(
     st.sampled_from([0, 1, 8191, 40_000, 300_000]),
 )
 
+COLLECT = """
+import sys
+from packetfs import kernel
+from packetfs.volume import Volume, gc
+with Volume.open(sys.argv[1]) as volume:
+    kernel.crash_at(int(sys.argv[2]))
+    gc.collect(volume, grace_s=0)
+"""
 PUSH = """
 import sys
 from packetfs import kernel
@@ -115,6 +124,56 @@ class VolumeMachine(RuleBasedStateMachine):
         else:
             self.killed.append((ref, on_disk(self.source)))
         self.check(ref)
+
+    @rule(ref=REFS, data=st.data())
+    def forget_some(self, ref: str, data: st.DataObject) -> None:
+        """Any but the newest."""
+        trees = self.refs.get(ref, [])
+        going = data.draw(st.sets(st.integers(0, len(trees) - 2))) if len(trees) > 1 else set()
+        if not going:
+            return
+        seqs = [choice.seq for choice in forget.choose(self.volume, ref, Rules())][::-1]
+
+        forget.forget(self.volume, ref, [seqs[number] for number in going])
+
+        self.refs[ref] = [tree for number, tree in enumerate(trees) if number not in going]
+        self.killed.clear()
+        self.check(ref)
+
+    @rule(ref=REFS)
+    def remove_ref(self, ref: str) -> None:
+        if self.refs.pop(ref, None):
+            forget.remove(self.volume, ref)
+            self.killed.clear()
+        self.check(ref)
+
+    @rule()
+    def collect(self) -> None:
+        """Nothing that is kept is lost, and nothing that is not is left."""
+        before = self.volume.position
+        done = gc.collect(self.volume, grace_s=0, dry_run=True)
+        assert self.volume.position == before
+
+        assert gc.collect(self.volume, grace_s=0).unreached_bytes >= done.unreached_bytes
+
+        if self.volume.position != before:
+            self.killed.clear()
+        assert gc.collect(self.volume, grace_s=0, dry_run=True).unreached_bytes == 0
+        for ref in ("main", "other"):
+            self.check(ref)
+
+    @rule(point=st.integers(1, 14))
+    def collect_killed(self, point: int) -> None:
+        """At the n-th sync or rename; the volume is not open here, or it would be waited for."""
+        before = self.volume.position
+        self.volume.close()
+        ended = subprocess.run([sys.executable, "-c", COLLECT, self.path, str(point)], capture_output=True, check=False)
+        assert ended.returncode in (0, -9), ended.stderr
+        self.volume = Volume.open(self.path)
+        if self.volume.position != before:
+            self.killed.clear()
+        for ref in ("main", "other"):
+            self.check(ref)
 
     @rule()
     def open_again(self) -> None:

@@ -189,7 +189,7 @@ def _frame_lines(data: bytes) -> Iterator[str]:
         head = body[: len(body) - sum(map(len, fields))]
         assert head + b"".join(fields) == body
         yield _line(head, f"array of {len(values)}")
-        for name, field in zip(names, fields, strict=True):
+        for name, field in zip(names, fields, strict=False):  # what came later is left out where it says nothing
             for index in range(0, len(field), 16):
                 yield _line(field[index : index + 16], "" if index else name)
     else:

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod lease;
 pub mod literals;
 pub mod map;
+pub mod mark;
 pub mod outgoing;
 pub mod page;
 pub mod scan;

@@ -6,6 +6,7 @@
 
 mod absent;
 mod answers;
+mod gone;
 
 use crate::address::{
     Address, COUNTER_BITS, Extent, OFFSET_BITS, SEGMENT_BITS, SEGMENT_BYTES, offset_of, segment_of, segment_start,
@@ -43,6 +44,7 @@ pub struct Committed {
 }
 
 pub use answers::{ANSWER_BYTES, Tagged, decode_answers, encode_answers};
+pub use gone::{SegmentRanges, decode_ranges, encode_ranges, merge_ranges};
 
 /// A volume's bytes, shared by the threads of a process. Everything takes `&self`.
 pub struct Space {
@@ -63,6 +65,8 @@ pub struct Space {
     tables: RwLock<Loaded>,
     /// Stored bytes that are known to be damaged: first address -> end. Apart, and never forgotten by this process.
     distrusted: RwLock<BTreeMap<Address, Address>>,
+    /// What nothing that is kept needs any more.
+    gone: RwLock<gone::Gone>,
     /// Segment -> bytes of its chunk table whose chunks are in `index`. Its lock is held while catching up, so that
     /// two threads do not read the same tables.
     indexed: Mutex<BTreeMap<u64, u64>>,
@@ -104,6 +108,7 @@ impl Space {
             unsynced: RwLock::default(),
             tables: RwLock::default(),
             distrusted: RwLock::default(),
+            gone: RwLock::default(),
         }))
     }
 
@@ -267,6 +272,14 @@ impl Space {
     fn is_distrusted(&self, address: Address, length: u32) -> bool {
         let end = address.saturating_add(length.into());
         read(&self.distrusted).range(..end).next_back().is_some_and(|(_, &until)| until > address)
+            || self.has_gone(address, length.into())
+    }
+
+    /// Whether bytes of an extent are reclaimed.
+    pub(crate) fn is_reclaimed(&self, extent: Extent) -> bool {
+        let start = offset_of(extent.address);
+        let end = start.saturating_add(extent.length.min(SEGMENT_BYTES) as u32);
+        read(&self.gone).is_reclaimed(segment_of(extent.address), start, end)
     }
 
     /// The chunks of an extent, which must be whole chunks of the committed part of its segment.
@@ -479,7 +492,12 @@ impl Space {
             }
             let Ok(table) = self.table(row.segment) else { continue };
             let claim = |chunk: ChunkRef| (tag(&chunk.digest), segment_start(row.segment) | u64::from(chunk.start));
-            if guarded(|| self.index.insert_all(table.chunks_written_after(from).map(claim))).is_err() {
+            let insert = || {
+                let gone = read(&self.gone);
+                let is_here = |chunk: &ChunkRef| !gone.is_reclaimed(row.segment, chunk.start, chunk.end);
+                self.index.insert_all(table.chunks_written_after(from).filter(is_here).map(claim));
+            };
+            if guarded(insert).is_err() {
                 continue;
             }
             indexed.insert(row.segment, table.parsed_bytes());
@@ -537,7 +555,10 @@ impl Space {
         let end = u64::from(start).checked_add(extent.length).filter(|&end| end <= SEGMENT_BYTES);
         let head = self.committed(segment).map_or(0, |committed| committed.head);
         match end {
-            Some(end) if end <= u64::from(head) && extent.length > 0 => Ok((segment, start, end as u32)),
+            Some(end) if end <= u64::from(head) && extent.length > 0 => match self.is_reclaimed(extent) {
+                true => Err(self.damaged(segment, &format!("{} bytes at {start} were reclaimed", extent.length))),
+                false => Ok((segment, start, end as u32)),
+            },
             _ => Err(self.damaged(segment, &format!("{} bytes at {start} are not all committed", extent.length))),
         }
     }

@@ -1,5 +1,5 @@
 //! Every committed byte against its digest, a bounded piece at a time. It finds damage and names it; it repairs
-//! nothing.
+//! nothing. What was reclaimed is not there to be checked.
 
 use crate::address::{Extent, segment_start};
 use crate::error::{Error, Result};
@@ -45,7 +45,11 @@ pub fn verify(space: &Space, segment: u64, start: u32, budget_bytes: u64) -> Res
         checked_bytes += u64::from(chunk.length());
         before < budget_bytes.max(1)
     };
-    let chunks: Vec<ChunkRef> = table.chunks_from(start).take_while(within_budget).collect();
+    let is_here = |chunk: &ChunkRef| {
+        let address = segment_start(segment) | u64::from(chunk.start);
+        !space.is_reclaimed(Extent { address, length: chunk.length().into() })
+    };
+    let chunks: Vec<ChunkRef> = table.chunks_from(start).filter(is_here).take_while(within_budget).collect();
     let checked_bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.length())).sum();
     let next_start = match chunks.last() {
         Some(last) => table.chunks_from(last.end).next().map_or(head, |next| next.start),

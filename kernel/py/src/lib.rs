@@ -9,6 +9,7 @@ mod chunker;
 mod entry;
 mod failure;
 mod lent;
+mod mark;
 mod memory;
 mod select;
 mod space;
@@ -78,6 +79,9 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(entry::decode_root, module)?)?;
     module.add_class::<space::Space>()?;
     module.add_class::<space::Lease>()?;
+    module.add_class::<mark::Mark>()?;
+    module.add_function(wrap_pyfunction!(mark::merge_ranges, module)?)?;
+    module.add_function(wrap_pyfunction!(mark::ranges_bytes, module)?)?;
     module.add_class::<transfer::Outgoing>()?;
     module.add_class::<transfer::Incoming>()?;
     module.add_class::<select::Patterns>()?;

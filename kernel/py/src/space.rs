@@ -15,7 +15,7 @@ use packetfs_engine::ingest::LeaseHandle;
 use packetfs_engine::keys::{Digest, Keys};
 use packetfs_engine::lease;
 use packetfs_engine::page;
-use packetfs_engine::space::{self, Committed, encode_answers};
+use packetfs_engine::space::{self, Committed, SegmentRanges, decode_ranges, encode_answers};
 use packetfs_engine::table::Kind;
 use packetfs_engine::{Error, diff, find, tree, verify};
 use pyo3::buffer::PyBuffer;
@@ -165,6 +165,22 @@ impl Space {
         py.detach(|| self.engine.distrust(&extents));
     }
 
+    fn condemn(&self, py: Python<'_>, rows: Vec<(u64, Vec<u8>)>) -> PyResult<()> {
+        let rows = ranges_from(&rows).map_err(|error| raised(py, error))?;
+        py.detach(|| self.engine.condemn(rows));
+        Ok(())
+    }
+
+    fn reclaim(&self, py: Python<'_>, rows: Vec<(u64, Vec<u8>)>) -> PyResult<()> {
+        let rows = ranges_from(&rows).map_err(|error| raised(py, error))?;
+        py.detach(|| self.engine.reclaim(rows));
+        Ok(())
+    }
+
+    fn punch(&self, py: Python<'_>, segment: u64) -> PyResult<u64> {
+        py.detach(|| self.engine.punch(segment)).map_err(|error| raised(py, error))
+    }
+
     fn diff(&self, py: Python<'_>, old: Option<PageArgument>, new: Option<PageArgument>) -> PyResult<Vec<Difference>> {
         let old = old.as_ref().map(page_from).transpose()?;
         let new = new.as_ref().map(page_from).transpose()?;
@@ -213,6 +229,11 @@ impl Space {
     fn publish_index(&self, py: Python<'_>) -> PyResult<bool> {
         py.detach(|| self.engine.publish_index()).map_err(|error| raised(py, error))
     }
+}
+
+/// Ranges of segments as Python gives them.
+pub fn ranges_from(rows: &[(u64, Vec<u8>)]) -> Result<Vec<(u64, SegmentRanges)>, Error> {
+    rows.iter().map(|(segment, ranges)| Ok((*segment, decode_ranges(ranges)?))).collect()
 }
 
 /// The bytes of an extent, copied and verified piece by piece.

@@ -137,6 +137,8 @@ class SnapshotLine(Line, frozen=True, tag="snapshot", kw_only=True):
     host: str
     user: str
     message: str
+    tags: list[str]
+    source_time_ns: int | None
     sources: list[bytes]
     root_is_source: bool
     root_digest: str
@@ -219,6 +221,61 @@ class StatusLine(Line, frozen=True, tag="status", kw_only=True):
     dedup_ratio: float
     segments: int
     open_segments: int
+    reclaimed_bytes: int
+
+
+class Verdict(Line, frozen=True, tag="verdict", kw_only=True):
+    """What `forget` decides of one snapshot; `reasons` say why it is kept."""
+
+    ref: str
+    snapshot: str
+    time_ns: int
+    time: str
+    tags: list[str]
+    kept: bool
+    reasons: list[str]
+
+
+class Forgotten(Line, frozen=True, tag="forget", kw_only=True):
+    """Snapshots are not kept any more; or, in a dry run, would not be."""
+
+    volume: str
+    dry_run: bool
+    refs: int
+    kept: int
+    forgotten: int
+
+
+class Removing(Line, frozen=True, tag="removing", kw_only=True):
+    """What will go with a ref."""
+
+    ref: str
+    snapshot: str
+    snapshots: int
+
+
+class Removed(Line, frozen=True, tag="rm", kw_only=True):
+    """Refs are gone; or, in a dry run, would be. `freed_bytes`: what nothing else needs, and `gc` may give back."""
+
+    volume: str
+    dry_run: bool
+    refs: list[str]
+    snapshots: int
+    freed_bytes: int
+
+
+class Collected(Line, frozen=True, tag="gc", kw_only=True):
+    """Space was given back. `unreached_bytes` nothing needs (in a dry run they are still there)."""
+
+    volume: str
+    dry_run: bool
+    snapshots: int
+    reached_bytes: int
+    unreached_bytes: int
+    young_bytes: int
+    freed_bytes: int
+    ranges: int
+    seconds: float
 
 
 class Damage(Line, frozen=True, tag="damage", kw_only=True):

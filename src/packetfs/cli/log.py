@@ -54,6 +54,10 @@ def _text(snapshot: Snapshot) -> str:
     counted = snapshot.statistics
     text = f"{snapshot.short}  {time_text(snapshot.time_ns)}  {amount(counted.files, 'file')}, "
     text += f"{bytes_text(counted.logical_bytes)} ({bytes_text(counted.new_bytes)} new)"
+    if snapshot.source_time_ns is not None:
+        text += f"  of {time_text(snapshot.source_time_ns)}"
+    if snapshot.tags:
+        text += f"  [{shown(', '.join(snapshot.tags))}]"
     return f"{text}  {shown(snapshot.message)}" if snapshot.message else text
 
 
@@ -68,6 +72,8 @@ def _line(ref: str, snapshot: Snapshot) -> lines.SnapshotLine:
         host=snapshot.host,
         user=snapshot.user,
         message=snapshot.message,
+        tags=list(snapshot.tags),
+        source_time_ns=snapshot.source_time_ns,
         sources=list(snapshot.paths),
         root_is_source=snapshot.root_is_source,
         root_digest=snapshot.root_digest.hex(),

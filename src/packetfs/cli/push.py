@@ -22,7 +22,8 @@ from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PartialError, UsageError
 from packetfs.events import Problem, ProblemKind, VolumeCreated
 from packetfs.format.location import Location
-from packetfs.format.when import LATEST
+from packetfs.format.snapshot import Labels, check_labels
+from packetfs.format.when import LATEST, AtTime, parse_when
 
 if TYPE_CHECKING:
     from packetfs.sync.session import Traffic
@@ -80,6 +81,9 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 )
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A word to find the snapshot by; may be repeated.")
+@click.option("--host", metavar="NAME", default="", help="The machine that the source is from.  [default: this one]")
+@click.option("--time", "source_time", metavar="WHEN", help="Of when the source is.  [default: now]")
 @remote_options
 def push(
     invocation: Invocation,
@@ -101,14 +105,19 @@ def push(
     itemize_changes: bool,
     always: bool,
     message: str,
+    tags: tuple[str, ...],
+    host: str,
+    source_time: str | None,
 ) -> int:
     """Store directories and files as a new snapshot of a ref.
 
     One directory: its contents become the snapshot's root, whether or not it ends with a slash. Several sources, or a
     file: each appears under its base name. `-` is standard input. A missing volume is created. If nothing has changed
-    since the ref's last snapshot, there is no new one.
+    since the ref's last snapshot, there is no new one. --host and --time are remembered for people and for `forget`:
+    snapshots are ordered by when they were pushed.
     """
     output = invocation.output
+    labels = _labels(tags, host, source_time)
     place = _target(invocation.location(location, remote=True), location)
     stream = _is_stream(sources, name)
     from packetfs.volume.selection import ALL, Selection
@@ -148,6 +157,7 @@ def push(
                     always=always,
                     dry_run=dry_run,
                     message=message,
+                    labels=labels,
                     progress=meter,
                     report=show,
                 )
@@ -164,6 +174,7 @@ def push(
                 dry_run=dry_run,
                 always=always,
                 message=message,
+                labels=labels,
                 progress=meter,
             )
         else:
@@ -175,10 +186,22 @@ def push(
                 dry_run=dry_run,
                 always=always,
                 message=message,
+                labels=labels,
                 progress=meter,
                 report=show,
             )
     return _conclude(output, place, report)
+
+
+def _labels(tags: tuple[str, ...], host: str, source_time: str | None) -> Labels:
+    moment = parse_when(source_time) if source_time is not None else None
+    if moment is not None and not isinstance(moment, AtTime):
+        raise UsageError(
+            f"{source_time!r} is not a time",
+            code="bad-when",
+            hint="times look like 2026-11-20, 2026-11-20T10:05 or 2026-11-20T10:05:07Z",
+        )
+    return check_labels(Labels(tags=tags, host=host, source_time_ns=moment.time_ns if moment is not None else None))
 
 
 def _target(place: Location, text: str) -> Location:

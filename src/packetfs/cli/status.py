@@ -24,7 +24,8 @@ def status(invocation: Invocation, volume: str | None) -> None:
     """Tell how large a volume is and where its journal stands.
 
     Logical: what separate copies of all snapshots would take. Unique: content that is stored once for all of them.
-    Stored: that and the trees and the journal. On disk: that and what is derived from it.
+    Stored: that and the trees and the journal. On disk: that and what is derived from it. Reclaimed: what `gc` has
+    given back.
     """
     place = invocation.volume(volume, remote=True)
     with invocation.open(place) as opened:
@@ -51,6 +52,7 @@ def status(invocation: Invocation, volume: str | None) -> None:
         dedup_ratio=round(found.dedup_ratio, 3),
         segments=found.segments,
         open_segments=found.open_segments,
+        reclaimed_bytes=found.reclaimed_bytes,
     )
     rows = [
         ("volume", f"{shown(found.path)} ({found.volume_id})"),
@@ -62,4 +64,6 @@ def status(invocation: Invocation, volume: str | None) -> None:
         ("stored", f"{bytes_text(found.stored_bytes)} in {amount(found.segments, 'segment')}"),
         ("on disk", bytes_text(found.disk_bytes)),
     ]
+    if found.reclaimed_bytes:
+        rows.append(("reclaimed", bytes_text(found.reclaimed_bytes)))
     invocation.output.data(line, "\n".join(f"{name:<10} {value}" for name, value in rows))

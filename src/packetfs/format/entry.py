@@ -21,8 +21,10 @@ __all__ = [
     "Commit",
     "Entry",
     "EntryKind",
+    "Forget",
     "NewEpoch",
     "Position",
+    "Reclaim",
     "decode_entry",
     "encode_entry",
 ]
@@ -41,6 +43,8 @@ class EntryKind(IntEnum):
 
     COMMIT = 1
     NEW_EPOCH = 2
+    FORGET = 3
+    RECLAIM = 4
 
 
 class Position(NamedTuple):
@@ -72,7 +76,22 @@ class NewEpoch(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-Body: TypeAlias = Commit | NewEpoch
+class Forget(msgspec.Struct, frozen=True, kw_only=True):
+    """Snapshots of a ref are not kept any more. A ref of which none is left is gone."""
+
+    ref: str
+    seqs: list[int]
+    """The entries that committed them, ascending."""
+
+
+class Reclaim(msgspec.Struct, frozen=True, kw_only=True):
+    """Ranges are gone: nothing that is kept points there, and nothing ever will."""
+
+    ranges: list[tuple[int, bytes]]
+    """(segment, ranges): start and end of each as u32, little-endian, ascending, none touching another."""
+
+
+Body: TypeAlias = Commit | NewEpoch | Forget | Reclaim
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,11 +105,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     body: Body
 
 
-_KINDS: Final[dict[type[Body], EntryKind]] = {Commit: EntryKind.COMMIT, NewEpoch: EntryKind.NEW_EPOCH}
+_KINDS: Final[dict[type[Body], EntryKind]] = {
+    Commit: EntryKind.COMMIT,
+    NewEpoch: EntryKind.NEW_EPOCH,
+    Forget: EntryKind.FORGET,
+    Reclaim: EntryKind.RECLAIM,
+}
 _encoder = msgspec.msgpack.Encoder()
 _decoders: Final[dict[int, msgspec.msgpack.Decoder[Body]]] = {
     EntryKind.COMMIT: msgspec.msgpack.Decoder(Commit),
     EntryKind.NEW_EPOCH: msgspec.msgpack.Decoder(NewEpoch),
+    EntryKind.FORGET: msgspec.msgpack.Decoder(Forget),
+    EntryKind.RECLAIM: msgspec.msgpack.Decoder(Reclaim),
 }
 
 

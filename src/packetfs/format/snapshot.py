@@ -11,10 +11,14 @@ import msgspec
 from packetfs.errors import DamagedError, RefusedError, UsageError
 
 __all__ = [
+    "NO_LABELS",
     "SNAPSHOT_BYTES_MAX",
+    "Labels",
     "Snapshot",
     "Statistics",
+    "check_labels",
     "check_message",
+    "check_tags",
     "cleaned",
     "decode_snapshot",
     "encode_snapshot",
@@ -26,7 +30,8 @@ _VERSION: Final = 1
 SNAPSHOT_BYTES_MAX: Final = 60 << 10  # with its journal entry it stays below 64 KiB, half a chunk
 _PATHS_BYTES_MAX: Final = 16 << 10  # of `paths`; they tell people whence, nothing is found by them
 _TEXT_BYTES_MAX: Final = 16 << 10  # of a message
-_NAME_CHARACTERS_MAX: Final = 255  # of a host or user name
+_NAME_CHARACTERS_MAX: Final = 255  # of a host or user name, or a tag
+_TAGS_MAX: Final = 64
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +70,26 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     root_is_source: bool = False
 
 
+class _Labelled(_Stored, frozen=True, kw_only=True):
+    """The same with what is only written when it was said."""
+
+    tags: list[str] = []
+    source_time_ns: int | None = None
+
+
+class Labels(msgspec.Struct, frozen=True, kw_only=True):
+    """What whoever pushes says of a snapshot so that people find it again; nothing else depends on it."""
+
+    tags: tuple[str, ...] = ()
+    host: str = ""
+    """Where the source is from, if not from the machine that pushes."""
+    source_time_ns: int | None = None
+    """Of when the source is, if not of now. Snapshots are ordered by the journal's time all the same."""
+
+
+NO_LABELS: Final = Labels()
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable state of a tree."""
 
@@ -86,6 +111,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     Otherwise it was made to hold sources by their names, and its metadata are those of no directory.
     """
+    tags: tuple[str, ...] = ()
+    source_time_ns: int | None = None
+    """Of when the source is, where that was said."""
     data: bytes
     """The bytes that `id` is the digest of."""
 
@@ -101,7 +129,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Stored)
+_decoder = msgspec.msgpack.Decoder(_Labelled)
 
 
 def encode_snapshot(
@@ -116,6 +144,8 @@ def encode_snapshot(
     statistics: Statistics,
     message: str,
     root_is_source: bool,
+    tags: tuple[str, ...] = (),
+    source_time_ns: int | None = None,
 ) -> bytes:
     """The bytes of a snapshot. Too many source paths are cut to what fits; too long a message is a UsageError."""
     stored = _Stored(
@@ -130,6 +160,9 @@ def encode_snapshot(
         message=check_message(message),
         root_is_source=root_is_source,
     )
+    if tags or source_time_ns is not None:
+        fields = msgspec.structs.asdict(stored)
+        stored = _Labelled(**fields, tags=list(check_tags(tags)), source_time_ns=source_time_ns)
     data = _MAGIC + bytes([_VERSION]) + _encoder.encode(stored)
     if len(data) > SNAPSHOT_BYTES_MAX:
         raise UsageError(
@@ -170,6 +203,8 @@ def decode_snapshot(data: bytes, id: bytes) -> Snapshot:  # noqa: A002 - it is w
         statistics=stored.statistics,
         message=stored.message,
         root_is_source=stored.root_is_source,
+        tags=tuple(stored.tags),
+        source_time_ns=stored.source_time_ns,
         data=data,
     )
 
@@ -179,6 +214,28 @@ def check_message(message: str) -> str:
     if len(message.encode("utf-8", "surrogateescape")) > _TEXT_BYTES_MAX:
         raise UsageError(f"the message is longer than {_TEXT_BYTES_MAX} bytes", hint="say it shorter")
     return cleaned(message)
+
+
+def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """The tags as they are stored, each once, in order. UsageError if there are too many, or one cannot be a tag."""
+    found = tuple(sorted({cleaned(tag) for tag in tags}))
+    wrong = next((tag for tag in found if not tag.strip() or "," in tag or len(tag) > _NAME_CHARACTERS_MAX), None)
+    if wrong is not None:
+        raise UsageError(
+            f"{wrong!r} cannot be a tag", hint=f"a tag has 1 to {_NAME_CHARACTERS_MAX} characters, and no comma"
+        )
+    if len(found) > _TAGS_MAX:
+        raise UsageError(f"{len(found)} tags are more than {_TAGS_MAX}", hint="give fewer")
+    return found
+
+
+def check_labels(labels: Labels) -> Labels:
+    """The same labels as they are stored."""
+    return Labels(
+        tags=check_tags(labels.tags),
+        host=cleaned(labels.host)[:_NAME_CHARACTERS_MAX],
+        source_time_ns=labels.source_time_ns,
+    )
 
 
 def cleaned(text: str) -> str:

@@ -24,6 +24,7 @@ def clone(session: Session, *, told: Callable[[str, Snapshot], None] | None = No
     Killed at any instant it can be run again and goes on. `told` hears of each snapshot that has arrived.
     """
     count = 0
+    kept: set[tuple[str, int]] = set()
     refs = session.refs()
     for ref in refs:
         if not session.replica.is_whole:
@@ -36,7 +37,9 @@ def clone(session: Session, *, told: Callable[[str, Snapshot], None] | None = No
                 session.receive(ref.name, snapshot.name, b"", data=True)
             fetch_absent(session, snapshot, b"")
             session.replica.moved(ref.name, seq, snapshot)
+            kept.add((ref.name, seq))
             count += 1
             if told is not None:
                 told(ref.name, snapshot)
+    session.replica.keep_moves(kept)
     return CloneReport(len(refs), count)

@@ -55,6 +55,8 @@ def proposal_from(
         statistics=statistics_from(said.statistics),
         message=said.message,
         root_is_source=said.root_is_source,
+        tags=tuple(said.tags) if isinstance(said, protocol.Commit) else (),
+        source_time_ns=said.source_time_ns if isinstance(said, protocol.Commit) else None,
     )
 
 

@@ -123,7 +123,7 @@ def verify(
             _remember(volume, ranges, complete=False)
             raise
         _remember(volume, ranges, complete=True)
-        outside = _uncommitted({segment: head for segment, head, _ in segments})
+        outside = _uncommitted({segment: head for segment, head, _ in segments}) + volume.reclaimed()
         paths = tuple(_paths(volume, snapshots, [*((r.address, r.length) for r in ranges), *outside]))
         marks.clear()
     ranges.sort(key=lambda damaged: damaged.address)
@@ -175,6 +175,9 @@ def _check(volume: Volume, segment: int, offset: int, head: int, *, sound: bool)
     base = segment << OFFSET_BITS
     try:
         checked_bytes, following, extents = volume.space.verify(segment, offset, STEP_BYTES)
+        if extents:
+            volume.admit_new()  # what was reclaimed meanwhile is no damage
+            checked_bytes, following, extents = volume.space.verify(segment, offset, STEP_BYTES)
     except (DamagedError, UnavailableError) as error:
         if isinstance(error, UnavailableError) and error.values.get("errno") != errno.EIO:
             raise

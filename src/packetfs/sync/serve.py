@@ -6,7 +6,7 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
 
@@ -30,6 +30,7 @@ from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume
 from packetfs.volume.commit import commit, encode, proposal_of
+from packetfs.volume.removals import Ranges
 from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -71,6 +72,7 @@ class _Serving:
         self._usage = Usage()
         self._origin = protocol.Origin(software=VERSION)
         self._volume: Volume | None = None
+        self._greeted_round: int | None = None
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -101,7 +103,7 @@ class _Serving:
         with suppress(_PeerGoneError):
             while self._origin.phase is not protocol.Phase.CLOSED:
                 try:
-                    message = self._origin.receive(self._heard()).message
+                    message = self._origin.receive(self._next()).message
                 except PacketFSError as error:
                     self._send(self._origin.fail(error))
                     return
@@ -123,10 +125,21 @@ class _Serving:
             self._send(*held)
         except PacketFSError as error:
             self._incoming = None
-            if isinstance(error, ConflictError):  # the commit has kept and closed them
+            # The commit has kept and closed them.
+            if isinstance(error, ConflictError) and isinstance(message, protocol.Commit):
                 self._leases.clear()
                 self._current = None
             self._send(self._origin.failure(error))
+
+    def _next(self) -> Frame:
+        """The next frame. An idle peer keeps nothing from being reclaimed, unless a push is under way."""
+        volume = self._volume
+        if volume is None or self._incoming is not None:
+            return self._heard()
+        volume.rest()
+        frame = self._heard()
+        volume.renew()
+        return frame
 
     def _heard(self) -> Frame:
         try:
@@ -163,6 +176,7 @@ class _Serving:
         volume = Volume.open(path, create=hello.create and writes, lock_wait_s=self._lock_wait_s, env=self._env)
         self._stack.enter_context(volume)
         self._volume = volume
+        self._greeted_round = volume.round
         leased = None
         if writes:
             volume.check_writable()
@@ -184,6 +198,7 @@ class _Serving:
             state=self._state(hello.ref, hello.known) if hello.ref else None,
             leased=leased,
             continues=known is not None and known.hash.startswith(hello.known_hash),
+            reclaimed=_told(volume.reclaimed_since(hello.known_seq)) if hello.known_hash else [],
         )
 
     # Questions
@@ -278,7 +293,17 @@ class _Serving:
         yield from ()
 
     def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
-        self._receiving().tree(tree.body)
+        try:
+            self._receiving().tree(tree.body)
+        except DamagedError:
+            if self.volume.round == self._greeted_round:
+                raise
+            # Not damage: the peer does not know what has been given up since it was greeted. The next greeting tells.
+            raise ConflictError(
+                "the push points to what was reclaimed at the origin while it was running",
+                code="reclaimed-meanwhile",
+                hint="run the push again",
+            ) from None
         yield from ()
 
     def _commit(self, wanted: protocol.Commit) -> Iterator[protocol.Message]:
@@ -390,6 +415,13 @@ class _Serving:
         return _state(snapshot, seq)
 
 
+def _told(rows: Sequence[Ranges]) -> list[protocol.Reclaimed] | None:
+    """What was reclaimed, if it is not too much to tell."""
+    if sum(len(ranges) + protocol.RANGE_BYTES for _, ranges in rows) > protocol.RECLAIMED_BYTES_MAX:
+        return None
+    return [protocol.Reclaimed(segment, ranges) for segment, ranges in rows]
+
+
 def _state(snapshot: Snapshot, seq: int) -> protocol.State:
     return protocol.State(seq=seq, id=snapshot.id, snapshot=snapshot.data)
 
@@ -397,7 +429,8 @@ def _state(snapshot: Snapshot, seq: int) -> protocol.State:
 def _planned(snapshot: Snapshot, seq: int, base: Snapshot | None) -> protocol.Planned:
     """What a client needs to make the bytes of `snapshot` itself."""
     used = base.id[:_PREFIX_BYTES] if base is not None else b""
-    if encode(proposal_of(snapshot), snapshot.time_ns) != snapshot.data:
+    said = proposal_of(snapshot)
+    if said.tags or said.source_time_ns is not None or encode(said, snapshot.time_ns) != snapshot.data:
         return protocol.Planned(seq=seq, id=snapshot.id[:_PREFIX_BYTES], base=used, snapshot=snapshot.data)
     return protocol.Planned(
         seq=seq,

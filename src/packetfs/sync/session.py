@@ -21,7 +21,7 @@ from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_location
-from packetfs.format.snapshot import Snapshot, decode_snapshot
+from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
 from packetfs.sync.checkout import NO_CARE, Care
@@ -156,8 +156,10 @@ class Session:
                 identity = _identity(welcome, origin, cache_bytes)
                 replica = Replica.create(place, identity, lock_wait_s=lock_wait_s, env=env)
                 known = None
-            elif cache_bytes is not None and replica.identity.cache_bytes is not None:
-                replica.limit(cache_bytes)
+            else:
+                replica.drop([(one.segment, one.ranges) for one in welcome.reclaimed or ()])
+                if cache_bytes is not None and replica.identity.cache_bytes is not None:
+                    replica.limit(cache_bytes)
             session = cls(link, replica, welcome, origin=origin, env=env)
             session._asked = asked
             here = Position(welcome.seq, welcome.hash)
@@ -220,6 +222,7 @@ class Session:
         always: bool = False,
         dry_run: bool = False,
         message: str = "",
+        labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pushed":
@@ -235,6 +238,7 @@ class Session:
             always=always,
             dry_run=dry_run,
             message=message,
+            labels=labels,
             progress=progress,
             changes=report,
         )
@@ -467,4 +471,6 @@ def _useless(replica: Replica | None, welcome: protocol.Welcome) -> str:
         return "there is another volume at that place now"
     if not welcome.continues:
         return "the origin has gone back to an earlier state: it was restored from a backup"
+    if welcome.reclaimed is None:
+        return "the origin has reclaimed more since than it can tell"
     return ""

@@ -15,7 +15,7 @@ from packetfs.events import Change, Progress
 from packetfs.format.address import OFFSET_BITS, Extent
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot, check_message, cleaned, fitting
+from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, check_labels, check_message, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
 from packetfs.sync.checkout import NO_CARE, Care, PullReport
@@ -85,6 +85,7 @@ def push(
     always: bool = False,
     dry_run: bool = False,
     message: str = "",
+    labels: Labels = NO_LABELS,
     progress: Watch | None = None,
     changes: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pushed:
@@ -96,7 +97,7 @@ def push(
     """
     session.check_writer()
     check_ref(ref)
-    message = check_message(message)
+    message, labels = check_message(message), check_labels(labels)
     meter = _Meter(session, pushes=True)
     while True:
         session.settle()
@@ -115,6 +116,7 @@ def push(
                 always=always,
                 dry_run=dry_run,
                 message=message,
+                labels=labels,
                 progress=progress,
                 changes=changes,
             )
@@ -206,6 +208,7 @@ def _push_once(
     always: bool,
     dry_run: bool,
     message: str,
+    labels: Labels,
     progress: Watch | None,
     changes: Callable[[Sequence[Change]], None] | None,
 ) -> tuple[PushReport, tuple[int, int, int, int]]:
@@ -235,12 +238,14 @@ def _push_once(
                     root=ingested.root,
                     root_digest=ingested.root_digest,
                     parent=known.id if known is not None else b"",
-                    host=cleaned(env.host()),
+                    host=labels.host or cleaned(env.host()),
                     user=cleaned(env.user()),
                     paths=tuple(fitting(found.paths)),
                     statistics=statistics_of(ingested),
                     message=message,
                     root_is_source=found.root_is_source,
+                    tags=labels.tags,
+                    source_time_ns=labels.source_time_ns,
                 )
                 snapshot = sending.commit(ref, proposal, known, ingested.lease)
             elif not dry_run and not fresh:
@@ -396,7 +401,10 @@ class _Sending:
             return False
         try:
             replica.admit(durable)
-            position = Position(committed.seq, committed.hash)
+            before = replica.position
+            # What others entered meanwhile is not known here: the next greeting asks for what was reclaimed since.
+            follows = before is not None and committed.seq == before.seq + 1
+            position = Position(committed.seq, committed.hash) if follows else None
             replica.record(durable, position=position, snapshot=(snapshot, committed.seq), ref=ref)
         except UnavailableError:
             return False
@@ -501,6 +509,8 @@ def _wanted(ref: str, proposal: Proposal, base: Snapshot | None) -> protocol.Com
         statistics=numbers_of(proposal.statistics),
         message=proposal.message,
         root_is_source=proposal.root_is_source,
+        tags=list(proposal.tags),
+        source_time_ns=proposal.source_time_ns,
     )
 
 

@@ -2,22 +2,26 @@
 
 The order is the whole point (docs/formats/journal.md): bytes, chunk table, and only then, in one transaction, the
 journal entry, the ref and the heads of the segments. Killed before that transaction is durable, nothing has happened.
+What removes something is entered into the journal in the same way.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import apsw
+
 from packetfs import kernel
 from packetfs.errors import ConflictError
-from packetfs.format.entry import Commit, Position
+from packetfs.format.entry import Body, Commit, Position
 from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
-from packetfs.volume import refs, space
+from packetfs.volume import refs, removals, space
 
 if TYPE_CHECKING:
     from packetfs.volume.keys import Keys
     from packetfs.volume.volume import Volume
 
-__all__ = ["Committed", "Proposal", "commit", "encode", "proposal_of", "snapshot_of"]
+__all__ = ["Committed", "Proposal", "commit", "encode", "enter", "proposal_of", "snapshot_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Proposal:
     statistics: Statistics
     message: str
     root_is_source: bool
+    tags: tuple[str, ...] = ()
+    source_time_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ def encode(proposal: Proposal, time_ns: int) -> bytes:
         statistics=proposal.statistics,
         message=proposal.message,
         root_is_source=proposal.root_is_source,
+        tags=proposal.tags,
+        source_time_ns=proposal.source_time_ns,
     )
 
 
@@ -79,6 +87,8 @@ def proposal_of(snapshot: Snapshot) -> Proposal:
         statistics=snapshot.statistics,
         message=snapshot.message,
         root_is_source=snapshot.root_is_source,
+        tags=snapshot.tags,
+        source_time_ns=snapshot.source_time_ns,
     )
 
 
@@ -96,6 +106,7 @@ def commit(
     try:
         with volume.journal.writing() as db:
             refs.check_unmoved(db, ref, proposal.parent)
+            removals.check_round(db, volume.round)
             previous, previous_ns = refs.last_entry(db, volume.keys)
             time_ns = max(volume.env.now_ns(), previous_ns + 1)
             snapshot = snapshot_of(proposal, time_ns, volume.keys)
@@ -111,3 +122,33 @@ def commit(
         raise
     volume.admit([durable])
     return Committed(snapshot, position)
+
+
+def enter(
+    volume: "Volume",
+    decide: Callable[[apsw.Connection], Body],
+    then: Callable[[apsw.Connection, Position], None],
+) -> Position:
+    """Enter what `decide` says into the journal and do `then`, in one transaction. If either raises, nothing happens.
+
+    One entry at a time: after a crash a segment may hold one that was not committed, and never two.
+    """
+    with volume.filling() as filling:
+        lease = filling.lease_for_entry(None)
+        with volume.journal.writing() as db:
+            body = decide(db)
+            previous, previous_ns = refs.last_entry(db, volume.keys)
+            data, position = refs.append(
+                volume.keys,
+                body,
+                previous=previous,
+                epoch=space.epoch(db, volume.keys),
+                time_ns=max(volume.env.now_ns(), previous_ns + 1),
+            )
+            address = lease.append_journal(volume.keys.sealed(data))
+            durable = filling.sync(lease)
+            refs.entered(db, data=data, position=position, address=address)
+            then(db, position)
+            space.record(db, volume.keys, durable, full=False)
+        volume.admit([durable])
+    return position

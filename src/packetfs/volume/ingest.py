@@ -17,7 +17,7 @@ from packetfs.env import Env
 from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
-from packetfs.format.snapshot import Snapshot, Statistics
+from packetfs.format.snapshot import Labels, Snapshot, Statistics
 from packetfs.volume import refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
@@ -239,23 +239,34 @@ def push(
     dry_run: bool,
     always: bool,
     message: str,
+    labels: Labels,
     progress: Watch | None,
     report: Tell | None = None,
 ) -> PushReport:
     """Store what `found` reads as the next snapshot of `ref`. See `Volume.push`."""
-    push = _Push(volume, found, ref, always=always, message=message)
-    return push.run(dry_run=dry_run, progress=progress, report=report)
+    pushing = _Push(volume, found, ref, always=always, message=message, labels=labels)
+    return pushing.run(dry_run=dry_run, progress=progress, report=report)
 
 
 class _Push:
     """One push, from the state the ref was in when it began."""
 
-    def __init__(self, volume: "Volume", found: Ingest | StreamIngest, ref: str, *, always: bool, message: str) -> None:
+    def __init__(
+        self,
+        volume: "Volume",
+        found: Ingest | StreamIngest,
+        ref: str,
+        *,
+        always: bool,
+        message: str,
+        labels: Labels,
+    ) -> None:
         self.volume = volume
         self.found = found
         self.ref = ref
         self.always = always
         self.message = message
+        self.labels = labels
         self.begun_s = volume.env.monotonic_s()
 
     def run(self, *, dry_run: bool, progress: Watch | None, report: Tell | None) -> PushReport:
@@ -321,12 +332,14 @@ class _Push:
             root=ingested.root,
             root_digest=ingested.root_digest,
             parent=expected,
-            host=env.host(),
+            host=self.labels.host or env.host(),
             user=env.user(),
             paths=self.found.paths,
             statistics=statistics_of(ingested),
             message=self.message,
             root_is_source=self.found.root_is_source,
+            tags=self.labels.tags,
+            source_time_ns=self.labels.source_time_ns,
         )
         lease = filling.lease_for_entry(ingested.lease)
         settled = ingested.new_bytes + ingested.page_bytes <= space.SYNC_BYTES

@@ -23,10 +23,11 @@ from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError, disk_error
 
-__all__ = ["FULL", "OPEN", "Journal", "alone", "create_journal", "select"]
+__all__ = ["FULL", "OPEN", "Journal", "alone", "create_journal", "has_removals", "prepare_removals", "select"]
 
 _APPLICATION_ID: Final = int.from_bytes(b"PFSJ", "big")
 _VERSION: Final = 1
+_VERSION_REMOVALS: Final = 2  # the same, and the tables of `_REMOVALS`: who does not know them must not write
 
 # States of a segment.
 OPEN: Final = 0  # in the pool: it may be leased and filled further
@@ -95,6 +96,42 @@ CREATE TABLE visits (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Made when something is removed for the first time.
+_REMOVALS: Final = """
+-- Follows from the chain: the snapshot that now comes before a move whose own parent was forgotten, or empty.
+CREATE TABLE relinked (
+    ref     TEXT NOT NULL,
+    seq     INTEGER NOT NULL,
+    before  BLOB NOT NULL,
+    PRIMARY KEY (ref, seq)
+) STRICT, WITHOUT ROWID;
+
+-- Follows from the chain: all that is gone of each segment. `seq` is the last entry that said so.
+CREATE TABLE reclaimed (
+    segment    INTEGER PRIMARY KEY,
+    ranges     BLOB NOT NULL,
+    bytes      INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    row_check  BLOB NOT NULL
+) STRICT;
+CREATE INDEX reclaimed_by_seq ON reclaimed (seq);
+
+-- Not part of the volume's state: what is about to be reclaimed, and segments of which blocks are to be given back.
+CREATE TABLE condemned (
+    segment  INTEGER PRIMARY KEY,
+    ranges   BLOB NOT NULL
+) STRICT;
+CREATE TABLE punching (segment INTEGER PRIMARY KEY) STRICT;
+
+-- One row: how often something was condemned, the last entry before that, and the last round that reclaimed anything.
+CREATE TABLE rounds (
+    round      INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    reclaimed  INTEGER NOT NULL
+) STRICT;
+INSERT INTO rounds VALUES (0, 0, 0);
+"""
+
 _WAIT_MIN_S: Final = 0.001
 _WAIT_MAX_S: Final = 0.025  # a commit lasts milliseconds: looking more rarely would let others overtake us for ever
 
@@ -120,6 +157,18 @@ def create_journal(path: str, *, epoch: int, row_check: bytes) -> None:
             os.chmod(path, 0o600)  # the WAL beside it gets the same mode
         finally:
             db.close()
+
+
+def has_removals(db: apsw.Connection) -> bool:
+    """Whether anything was ever removed from this volume: then the tables that say what are there."""
+    return bool(db.execute("PRAGMA user_version").get == _VERSION_REMOVALS)
+
+
+def prepare_removals(db: apsw.Connection) -> None:
+    """Make those tables, if they are not there. From then on a version that does not know them opens nothing."""
+    if not has_removals(db):
+        db.execute(_REMOVALS)
+        db.execute(f"PRAGMA user_version = {_VERSION_REMOVALS}")
 
 
 def select(
@@ -233,9 +282,9 @@ class Journal:
         if db.execute("PRAGMA application_id").get != _APPLICATION_ID:
             raise _damaged(self.path, "it is not a journal of PacketFS, or empty")
         version = db.execute("PRAGMA user_version").get
-        if version != _VERSION:
+        if version not in (_VERSION, _VERSION_REMOVALS):
             raise RefusedError(
-                f"{self.path!r} has version {version}; this version of PacketFS knows {_VERSION}",
+                f"{self.path!r} has version {version}; this version of PacketFS knows {_VERSION_REMOVALS}",
                 code="format-unknown",
                 hint="upgrade packetfs",
                 path=self.path,

@@ -58,6 +58,10 @@ class Keys:
         padded = (*numbers, *(0,) * (4 - len(numbers)))
         return kernel.keyed_digest(self._row_key, bytes([len(numbers)]) + _ROW.pack(*padded))[:8]
 
+    def ranges_check(self, segment: int, seq: int, ranges: bytes) -> bytes:
+        """The same beside a row of ranges: one that was lost would let a push point to what is gone."""
+        return kernel.keyed_digest(self._row_key, b"ranges" + struct.pack("<QQ", segment, seq) + ranges)[:8]
+
     def cache_name(self, parts: list[bytes]) -> str:
         """A file name for what is cached about `parts`; it tells nothing about them."""
         data = b"".join(struct.pack("<Q", len(part)) + part for part in parts)

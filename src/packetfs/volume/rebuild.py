@@ -30,11 +30,12 @@ from packetfs.format.address import (
     segment_of,
 )
 from packetfs.format.descriptor import Descriptor
-from packetfs.format.entry import MAC_BYTES, Commit, Entry, NewEpoch, Position, decode_entry
+from packetfs.format.entry import MAC_BYTES, Commit, Entry, Forget, NewEpoch, Position, Reclaim, decode_entry
 from packetfs.format.snapshot import decode_snapshot
-from packetfs.volume import refs, space
+from packetfs.volume import refs, removals, space
 from packetfs.volume.journal import Journal, alone, create_journal
 from packetfs.volume.keys import Keys
+from packetfs.volume.removals import Ranges
 from packetfs.volume.space import Durable
 from packetfs.volume.tables import HEADER_BYTES, Table, read_table
 from packetfs.volume.volume import DESCRIPTOR_NAME, Volume, open_descriptor, open_space
@@ -92,6 +93,7 @@ def _rebuild(absolute: str, descriptor: Descriptor, secret: bytes, env: Env) -> 
     opened.admit(whole)
     heads = {segment: head for segment, head, _ in whole}
     chain = _longest_chain(list(_entries(opened, tables, heads, keys)), keys)
+    opened.reclaim(_gone(chain))  # not damage
     recovered = _position(chain[-1], keys) if chain else keys.genesis
     # One entry more may be that of a push that was killed before it committed.
     if known is not None and recovered.seq <= known.seq + 1 and not _knows_too_little(opened, known, heads, chain):
@@ -139,9 +141,33 @@ def _knows_too_little(opened: kernel.Space, known: _Known, heads: dict[int, int]
     ]
     if not excess:
         return False
-    pages = {page for found in chain if found.entry.seq <= known.seq and (page := _root_page(found.entry)) is not None}
+    known_chain = [found for found in chain if found.entry.seq <= known.seq]
+    pages = {page for found in _kept(known_chain) if (page := _root_page(found.entry)) is not None}
     # What cannot be read with all that there is, is damaged: no journal would help it.
     return any(set(opened.files_touching(page, excess)) - set(opened.files_touching(page, [])) for page in pages)
+
+
+def _kept(chain: list[_Found]) -> list[_Found]:
+    """The commits of a chain that it has not forgotten."""
+    kept: dict[int, _Found] = {}
+    for found in chain:
+        match found.entry.body:
+            case Commit():
+                kept[found.entry.seq] = found
+            case Forget(seqs=seqs):
+                for seq in seqs:
+                    kept.pop(seq, None)
+    return list(kept.values())
+
+
+def _gone(chain: list[_Found]) -> list[Ranges]:
+    """What a chain has reclaimed."""
+    gone: dict[int, bytes] = {}
+    for found in chain:
+        if isinstance(found.entry.body, Reclaim):
+            for segment, ranges in found.entry.body.ranges:
+                gone[segment] = kernel.merge_ranges(gone.get(segment, b""), ranges)
+    return list(gone.items())
 
 
 def _root_page(entry: Entry) -> Page | None:
@@ -211,7 +237,7 @@ def _proven(opened: kernel.Space, table: Table, row: Durable, chain: list[_Found
         (pair for pair in zip(table.heads, table.ends, strict=True) if pair[0] <= first), default=(0, HEADER_BYTES)
     )
     lost = ((segment << OFFSET_BITS) + cut[0], head - cut[0])
-    for one in chain:
+    for one in _kept(chain):
         page = _root_page(one.entry)
         if page is not None and opened.files_touching(page, [lost]):
             return row  # it was committed, and rots: `verify` says what of it is lost
@@ -305,7 +331,7 @@ def _fill(
             space.record(db, keys, lease.sync(), full=False)
         finally:
             lease.close()
-        db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+        refs.entered(db, data=data, position=position, address=address)
     return position
 
 
@@ -319,9 +345,13 @@ def _replay(db: apsw.Connection, keys: Keys, found: _Found) -> None:
             snapshot = decode_snapshot(commit.snapshot, commit.snapshot_id)
             refs.moved(db, data=found.data, position=position, address=found.address, ref=commit.ref, snapshot=snapshot)
         case NewEpoch():
-            db.execute(
-                "INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, found.data, found.address)
-            )
+            refs.entered(db, data=found.data, position=position, address=found.address)
+        case Forget() as forget:
+            refs.entered(db, data=found.data, position=position, address=found.address)
+            refs.forgotten(db, forget)
+        case Reclaim() as reclaim:
+            refs.entered(db, data=found.data, position=position, address=found.address)
+            removals.reclaim(db, keys, reclaim, position.seq)
 
 
 def _put_in_place(path: str, staging: str, env: Env) -> str:

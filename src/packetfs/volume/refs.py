@@ -10,25 +10,44 @@ from typing import Final
 
 import apsw
 
+from packetfs import kernel
 from packetfs.errors import ConflictError, DamagedError, NotFoundError, UsageError
-from packetfs.format.entry import Body, Commit, Entry, Position, decode_entry, encode_entry
+from packetfs.format.address import OFFSET_BITS, offset_of, segment_of
+from packetfs.format.entry import (
+    MAC_BYTES,
+    Body,
+    Commit,
+    Entry,
+    Forget,
+    Position,
+    Reclaim,
+    decode_entry,
+    encode_entry,
+)
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import AtTime, Back, ById, When
-from packetfs.volume.journal import select
+from packetfs.volume.journal import has_removals, prepare_removals, select
 from packetfs.volume.keys import Keys
 
 __all__ = [
     "Move",
     "Ref",
+    "all_kept",
     "all_refs",
     "append",
     "by_id",
+    "check_known",
     "check_unmoved",
     "commits",
+    "committed_after",
     "current",
+    "entered",
+    "entry_ends",
+    "forgotten",
     "last_entry",
     "log",
     "moved",
+    "moves_of",
     "position_at",
     "resolve",
     "snapshot_at",
@@ -112,7 +131,7 @@ def check_unmoved(db: apsw.Connection, ref: str, expected: bytes) -> None:
 def moved(db: apsw.Connection, *, data: bytes, position: Position, address: int, ref: str, snapshot: Snapshot) -> None:
     """Write an entry and move its ref. Durable, and visible to others, with the transaction."""
     stats = snapshot.statistics
-    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+    entered(db, data=data, position=position, address=address)
     db.execute(
         "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?)",
         (ref, position.seq, snapshot.time_ns, snapshot.id, stats.logical_bytes, stats.page_bytes),
@@ -121,13 +140,77 @@ def moved(db: apsw.Connection, *, data: bytes, position: Position, address: int,
     visited(db, ref, snapshot.time_ns)
 
 
+def entered(db: apsw.Connection, *, data: bytes, position: Position, address: int) -> None:
+    """Write an entry, and nothing that follows from it."""
+    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+
+
+def forgotten(db: apsw.Connection, forget: Forget) -> None:
+    """Do what an entry says: its snapshots are not kept any more, and a ref without any is gone."""
+    prepare_removals(db)
+    ref = forget.ref
+    followers: set[int] = set()
+    for seq in forget.seqs:
+        db.execute("DELETE FROM moves WHERE ref = ? AND seq = ?", (ref, seq))
+        db.execute("DELETE FROM relinked WHERE ref = ? AND seq = ?", (ref, seq))
+        followers.discard(seq)
+        followers.update(move.seq for move in _moves(db, "ref = ? AND seq > ? ORDER BY seq LIMIT 1", (ref, seq)))
+    for seq in followers:
+        older = _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT 1", (ref, seq))
+        before = older[0].snapshot if older else b""
+        db.execute("INSERT OR REPLACE INTO relinked VALUES (?, ?, ?)", (ref, seq, before))
+    if not _moves(db, "ref = ? LIMIT 1", (ref,)):
+        db.execute("DELETE FROM refs WHERE name = ?", (ref,))
+        db.execute("DELETE FROM visits WHERE ref = ?", (ref,))
+
+
+def moves_of(db: apsw.Connection, ref: str) -> list[Move]:
+    """Every snapshot of `ref` that is kept, oldest first; NotFoundError if there is no such ref."""
+    check_known(db, ref)
+    return _moves(db, "ref = ? ORDER BY seq", (ref,))
+
+
+def all_kept(db: apsw.Connection, keys: Keys) -> list[Snapshot]:
+    """Every snapshot that is kept, of whatever ref, oldest first; one that several moves name once."""
+    moves = {move.snapshot: move for move in _moves(db, "1 ORDER BY seq", ())}
+    return [snapshot_at(db, keys, move.seq, move.snapshot) for move in moves.values()]
+
+
+def entry_ends(db: apsw.Connection, keys: Keys, until_ns: int) -> dict[int, int]:
+    """Of each segment with entries of the journal up to that time, the offset behind the last of them."""
+    seq = _SEQ_MAX
+    while rows := select(
+        db,
+        (int, bytes, bytes),
+        "SELECT seq, hash, entry FROM journal WHERE seq < ? ORDER BY seq DESC LIMIT ?",
+        (seq, _PAGE),
+    ):
+        seq, hash_, data = next((row for row in rows if _checked(keys, *row).time_ns <= until_ns), rows[-1])
+        if _checked(keys, seq, hash_, data).time_ns <= until_ns:
+            break
+    else:
+        return {}
+    statement = "SELECT max(address + length(entry)) FROM journal WHERE seq <= ? GROUP BY address >> ?"
+    ends = [row[0] + MAC_BYTES for row in select(db, (int,), statement, (seq, OFFSET_BITS))]
+    return {segment_of(end - 1): offset_of(end - 1) + 1 for end in ends}
+
+
 def visited(db: apsw.Connection, ref: str, time_ns: int) -> None:
     """Remember that `ref` was pushed to, whether or not anything had changed."""
     db.execute("INSERT OR REPLACE INTO visits VALUES (?, ?)", (ref, time_ns))
 
 
 def commits(db: apsw.Connection, keys: Keys, after_seq: int) -> list[tuple[str, int, Snapshot]]:
-    """(ref, seq, snapshot) of the commits after entry `after_seq`, oldest first; a page of them, by the chain alone."""
+    """(ref, seq, snapshot) of the commits after entry `after_seq` that are kept, oldest first; a page of them."""
+    page: list[tuple[str, int, Snapshot]] = []
+    while not page and (found := committed_after(db, keys, after_seq)):
+        page = [one for one in found if _moves(db, "ref = ? AND seq = ?", (one[0], one[1]))]
+        after_seq = found[-1][1]
+    return page
+
+
+def committed_after(db: apsw.Connection, keys: Keys, after_seq: int) -> list[tuple[str, int, Snapshot]]:
+    """The same by the chain alone, whether or not they are kept."""
     found: list[tuple[str, int, Snapshot]] = []
     seq = after_seq
     statement = "SELECT seq, hash, entry FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -160,13 +243,18 @@ def by_id(db: apsw.Connection, keys: Keys, id_: bytes) -> tuple[int, Snapshot] |
     return (rows[0].seq, snapshot_at(db, keys, rows[0].seq, rows[0].snapshot)) if rows else None
 
 
-def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
-    """The snapshot of `ref` that `when` means; NotFoundError if there is none."""
+def check_known(db: apsw.Connection, ref: str) -> None:
+    """NotFoundError unless there is such a ref."""
     if current(db, ref) is None:
         names = [name for (name,) in select(db, (str,), "SELECT name FROM refs ORDER BY name LIMIT 6")]
         others = " and others" if len(names) > 5 else ""
         known = f"it has {', '.join(names[:5])}{others}" if names else "it has none yet"
         raise NotFoundError(f"the volume has no ref {ref!r}", code="ref-not-found", hint=known, ref=ref)
+
+
+def resolve(db: apsw.Connection, keys: Keys, ref: str, when: When) -> Snapshot:
+    """The snapshot of `ref` that `when` means; NotFoundError if there is none."""
+    check_known(db, ref)
     match when:
         case Back(count):
             found = _back(db, keys, ref, count)
@@ -190,23 +278,32 @@ def log(db: apsw.Connection, keys: Keys, ref: str, before_seq: int, count: int) 
     """At most `count` (seq, snapshot) of `ref` before entry `before_seq`, newest first.
 
     Rows of `moves` have no checksum, snapshots have: each names its parent, so that a row that was lost, or belongs to
-    another ref, shows.
+    another ref, shows. Where the parent was forgotten, `relinked` says which one comes before.
     """
     moves = _moves(db, "ref = ? AND seq < ? ORDER BY seq DESC LIMIT ?", (ref, before_seq, count + 1))
     found = [(move.seq, snapshot_at(db, keys, move.seq, move.snapshot)) for move in moves]
     newer = _moves(db, "ref = ? AND seq >= ? ORDER BY seq LIMIT 1", (ref, before_seq))
+    relinked = _relinked(db, ref, newer[0].seq if newer else _SEQ_MAX, len(found) + 1)
     if newer:
-        expected = snapshot_at(db, keys, newer[0].seq, newer[0].snapshot).parent
+        expected = relinked.get(newer[0].seq, snapshot_at(db, keys, newer[0].seq, newer[0].snapshot).parent)
     else:
         newest = current(db, ref)
         expected = newest.snapshot if newest else b""
-    for _, snapshot in found:
+    for seq, snapshot in found:
         if snapshot.id != expected:
             raise _damaged(f"the moves of ref {ref!r} do not follow from the journal")
-        expected = snapshot.parent
+        expected = relinked.get(seq, snapshot.parent)
     if len(found) <= count and expected:
         raise _damaged(f"the first moves of ref {ref!r} are missing")
     return found[:count]
+
+
+def _relinked(db: apsw.Connection, ref: str, up_to_seq: int, count: int) -> dict[int, bytes]:
+    """At most `count` moves of `ref` whose parents were forgotten, and what comes before them; the newest."""
+    if not has_removals(db):
+        return {}
+    statement = "SELECT seq, before FROM relinked WHERE ref = ? AND seq <= ? ORDER BY seq DESC LIMIT ?"
+    return dict(select(db, (int, bytes), statement, (ref, up_to_seq, count)))
 
 
 def _back(db: apsw.Connection, keys: Keys, ref: str, count: int) -> Snapshot | None:
@@ -241,40 +338,94 @@ def verify_chain(db: apsw.Connection, keys: Keys) -> Position:
     """Walk the journal from its first entry; the position it ends at. DamagedError if anything does not follow.
 
     Checked are every entry's hash, its link to the one before, the order of epochs and times, every snapshot's id, and
-    that `refs` and `moves` say what the chain says.
+    that `refs`, `moves` and what was removed are what the chain says.
     """
     position, time_ns, epoch = keys.genesis, 0, 0
-    named: dict[str, tuple[int, bytes]] = {}
+    named: dict[str, dict[int, bytes]] = {}
+    relinked: set[tuple[str, int]] = set()
+    gone: dict[int, bytes] = {}
     for seq, hash_, data in _entries(db):
         entry = _checked(keys, seq, hash_, data)
         if entry.seq != position.seq + 1 or entry.previous != position.hash:
             raise _damaged(f"journal entry {seq} does not continue entry {position.seq}")
         if entry.time_ns <= time_ns or entry.epoch < epoch:
             raise _damaged(f"journal entry {seq} is older than the one before it")
-        if isinstance(entry.body, Commit):
-            _verify_commit(db, keys, entry, entry.body, named.get(entry.body.ref))
-            named[entry.body.ref] = (seq, entry.body.snapshot_id)
+        match entry.body:
+            case Commit() as commit:
+                kept = named.setdefault(commit.ref, {})
+                _verify_commit(keys, entry, commit, next(reversed(kept.values()), b""))
+                kept[seq] = commit.snapshot_id
+            case Forget() as forget:
+                _verify_forget(seq, forget, named, relinked)
+            case Reclaim() as reclaim:
+                for segment, ranges in reclaim.ranges:
+                    gone[segment] = kernel.merge_ranges(gone.get(segment, b""), ranges)
         position, time_ns, epoch = Position(seq, hash_), entry.time_ns, entry.epoch
-    rows = {
-        name: (seq, id_) for name, seq, id_ in select(db, (str, int, bytes), "SELECT name, seq, snapshot FROM refs")
-    }
-    if rows != named:
-        wrong = sorted(name for name in rows.keys() | named.keys() if rows.get(name) != named.get(name))
-        raise _damaged(f"the refs {', '.join(wrong)} are not where the journal says")
-    if db.execute("SELECT count(*) FROM moves WHERE seq NOT IN (SELECT seq FROM journal)").get:
-        raise _damaged("there are moves of refs that no entry of the journal made")
+    _verify_rows(db, named, relinked, gone)
     return position
 
 
-def _verify_commit(
-    db: apsw.Connection, keys: Keys, entry: Entry, commit: Commit, before: tuple[int, bytes] | None
-) -> None:
+def _verify_commit(keys: Keys, entry: Entry, commit: Commit, before: bytes) -> None:
     snapshot = _snapshot(keys, entry.seq, commit)
-    if commit.expected != (before[1] if before else b"") or snapshot.parent != commit.expected:
+    if commit.expected != before or snapshot.parent != commit.expected:
         raise _damaged(f"journal entry {entry.seq} moves ref {commit.ref!r} from where it was not")
-    found = _moves(db, "ref = ? AND seq = ?", (commit.ref, entry.seq))
-    if found != [Move(commit.ref, entry.seq, commit.snapshot_id)]:
-        raise _damaged(f"the move of ref {commit.ref!r} by entry {entry.seq} is missing")
+
+
+def _verify_forget(
+    seq: int, forget: Forget, named: dict[str, dict[int, bytes]], relinked: set[tuple[str, int]]
+) -> None:
+    kept = named.get(forget.ref, {})
+    newest = next(reversed(kept), 0)
+    if not forget.seqs or not kept.keys() >= set(forget.seqs):
+        raise _damaged(f"journal entry {seq} forgets snapshots of ref {forget.ref!r} that are not there")
+    left = {one: id_ for one, id_ in kept.items() if one not in forget.seqs}
+    if left and newest not in left:
+        raise _damaged(f"journal entry {seq} forgets the newest snapshot of ref {forget.ref!r} and keeps older ones")
+    went = False
+    for one in kept:
+        if one in left and went:
+            relinked.add((forget.ref, one))
+        went = one not in left
+        if went:
+            relinked.discard((forget.ref, one))
+    named[forget.ref] = left
+    if not left:
+        del named[forget.ref]
+
+
+def _verify_rows(
+    db: apsw.Connection, named: dict[str, dict[int, bytes]], relinked: set[tuple[str, int]], gone: dict[int, bytes]
+) -> None:
+    """DamagedError unless the tables say what the chain does."""
+    rows = {
+        name: (seq, id_) for name, seq, id_ in select(db, (str, int, bytes), "SELECT name, seq, snapshot FROM refs")
+    }
+    latest = {name: next(reversed(kept.items())) for name, kept in named.items()}
+    if rows != latest:
+        wrong = sorted(name for name in rows.keys() | latest.keys() if rows.get(name) != latest.get(name))
+        raise _damaged(f"the refs {', '.join(wrong)} are not where the journal says")
+    moves = {(move.ref, move.seq): move.snapshot for move in _moves(db, "1", ())}
+    expected = {(ref, seq): id_ for ref, kept in named.items() for seq, id_ in kept.items()}
+    for ref, seq in sorted(expected.keys() | moves.keys()):
+        if (ref, seq) not in expected:
+            raise _damaged("there are moves of refs that no entry of the journal made")
+        if moves.get((ref, seq)) != expected[ref, seq]:
+            raise _damaged(f"the move of ref {ref!r} by entry {seq} is missing")
+    links: dict[tuple[str, int], bytes] = {}
+    ranges: dict[int, bytes] = {}
+    if has_removals(db):
+        found = select(db, (str, int, bytes), "SELECT ref, seq, before FROM relinked")
+        links = {(ref, seq): before for ref, seq, before in found}
+        ranges = dict(select(db, (int, bytes), "SELECT segment, ranges FROM reclaimed"))
+    befores: dict[tuple[str, int], bytes] = {}
+    for ref, kept in named.items():
+        for before, seq in zip((b"", *kept.values()), kept, strict=False):
+            if (ref, seq) in relinked:
+                befores[ref, seq] = before
+    if links != befores:
+        raise _damaged("what comes before a move whose parent was forgotten is not what the journal says")
+    if ranges != gone:
+        raise _damaged("the ranges that are reclaimed are not those that the journal says")
 
 
 def _entries(db: apsw.Connection) -> Iterator[tuple[int, bytes, bytes]]:

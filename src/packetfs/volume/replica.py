@@ -16,6 +16,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,7 @@ from packetfs.format.when import LATEST, AtTime, Back, ById, When
 from packetfs.volume.journal import select
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
+from packetfs.volume.removals import Ranges
 from packetfs.volume.space import PUBLISH_ENTRIES, Durable
 from packetfs.volume.trees import Trees
 
@@ -69,6 +71,10 @@ CREATE TABLE moves (                 -- of a whole replica: what `log` and `@~1`
     PRIMARY KEY (ref, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE position (seq INTEGER NOT NULL, hash BLOB NOT NULL) STRICT;
+"""
+# Made when the origin first says that anything is gone there: it is nothing to point to any more.
+_RECLAIMED: Final = """
+CREATE TABLE IF NOT EXISTS reclaimed (segment INTEGER PRIMARY KEY, ranges BLOB NOT NULL) STRICT
 """
 
 # Bases that are worth keeping: what refs name, and the newest.
@@ -251,6 +257,12 @@ class Replica(Trees):
             row = (ref, seq, snapshot.time_ns, snapshot.id)
             self._db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?, ?)", row)
 
+    def keep_moves(self, kept: AbstractSet[tuple[str, int]]) -> None:
+        """Remember no others, (ref, seq): the origin has forgotten them."""
+        gone = [row for row in self._select((str, int), "SELECT ref, seq FROM moves") if row not in kept]
+        with self._writing():
+            self._db.executemany("DELETE FROM moves WHERE ref = ? AND seq = ?", gone)
+
     def _moves(self, where: str, values: Sequence[int | str | bytes]) -> list[Kept]:
         rows = self._select((bytes,), f"SELECT snapshot FROM moves WHERE {where}", values)  # noqa: S608 - literals
         return [kept for (id_,) in rows if (kept := self.kept(id_)) is not None]
@@ -317,6 +329,17 @@ class Replica(Trees):
             if position is not None:
                 self._db.execute("DELETE FROM position")
                 self._db.execute("INSERT INTO position VALUES (?, ?)", tuple(position))
+
+    def drop(self, rows: Sequence[Ranges]) -> None:
+        """Forget what is gone at the origin, (segment, all that is gone of it), and snapshots that needed any of it."""
+        if not rows:
+            return
+        with self._writing():
+            self._db.execute(_RECLAIMED)
+            self._db.executemany("INSERT OR REPLACE INTO reclaimed VALUES (?, ?)", rows)
+            self._db.execute("UPDATE snapshots SET complete = NULL")
+        self.space = self._open_space()
+        self._drop_broken()
 
     def limit(self, cache_bytes: int) -> None:
         """Keep no more than `cache_bytes` from now on."""
@@ -386,12 +409,14 @@ class Replica(Trees):
         gone = []
         for kept in self._kept("1", ()):
             try:
+                # Files that have lost content are as good as those whose content never came.
                 self.space.absent(kept.snapshot.root, b"")
             except DamagedError:
                 gone.append(kept.snapshot.id)
         with self._writing():
             for id_ in gone:
                 self._db.execute("DELETE FROM snapshots WHERE id = ?", (id_,))
+                self._db.execute("DELETE FROM moves WHERE snapshot = ?", (id_,))
 
     def _kept(self, where: str, values: Sequence[int | str | bytes]) -> list[Kept]:
         statement = f"SELECT id, seq, bytes, coalesce(complete, -1) FROM snapshots WHERE {where}"  # noqa: S608 - literals
@@ -422,6 +447,8 @@ class Replica(Trees):
             chunks.normalisation,
             self.identity.keys,
         )
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reclaimed'").get:
+            space.reclaim(self._select((int, bytes), "SELECT segment, ranges FROM reclaimed"))
         rows = self._select((int, int, int), "SELECT segment, head, table_bytes FROM segments")
         space.admit([(row[0], row[1], row[2]) for row in rows])
         return space

@@ -9,7 +9,7 @@ import apsw
 from packetfs.errors import InvalidError
 from packetfs.format.descriptor import Descriptor
 from packetfs.format.entry import Position
-from packetfs.volume import refs, space
+from packetfs.volume import refs, removals, space
 from packetfs.volume.journal import OPEN
 from packetfs.volume.keys import Keys
 
@@ -40,6 +40,8 @@ class Status:
     segments: int
     open_segments: int
     """Those of them that still have room."""
+    reclaimed_bytes: int = 0
+    """Addresses of forgotten content whose bytes are gone; no other number counts them."""
 
     @property
     def dedup_ratio(self) -> float:
@@ -55,6 +57,7 @@ class Status:
     @classmethod
     def from_fields(cls, fields: Mapping[str, object], *, path: str) -> "Status":
         """What `as_fields` gave, of a volume that is somewhere else."""
+        fields = {"reclaimed_bytes": 0, **fields}  # older peers have nothing to say of that
         numbers = {name: fields.get(name) for name in cls.__slots__ if name not in ("path", "position", "volume_id")}
         seq, hash_, volume_id = (fields.get(name) for name in ("position_seq", "position_hash", "volume_id"))
         try:
@@ -78,6 +81,8 @@ def status_of(db: apsw.Connection, keys: Keys, descriptor: Descriptor, path: str
     segments, open_segments, stored_bytes = db.execute(
         "SELECT count(*), coalesce(sum(state = ?), 0), coalesce(sum(head), 0) FROM segments WHERE head > 0", (OPEN,)
     ).get
+    reclaimed_bytes = removals.reclaimed_bytes(db)
+    stored_bytes -= reclaimed_bytes
     journal_bytes = db.execute("SELECT coalesce(sum(length(entry) + 32), 0) FROM journal").get
     return Status(
         path=path,
@@ -94,6 +99,7 @@ def status_of(db: apsw.Connection, keys: Keys, descriptor: Descriptor, path: str
         disk_bytes=_disk_bytes(path),
         segments=segments,
         open_segments=open_segments,
+        reclaimed_bytes=reclaimed_bytes,
     )
 
 

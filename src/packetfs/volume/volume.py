@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,12 +28,13 @@ from packetfs.format.address import Extent, segment_of
 from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, Descriptor, decode_descriptor
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
-from packetfs.format.snapshot import Snapshot
+from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot
 from packetfs.format.when import LATEST, When
-from packetfs.volume import creation, damage, ingest, refs, space
+from packetfs.volume import creation, damage, ingest, refs, removals, space
 from packetfs.volume.ingest import Ingest, PushReport, Source, StreamIngest
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
+from packetfs.volume.pins import Pin
 from packetfs.volume.refs import Ref
 from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.space import Durable, Filling
@@ -48,7 +50,10 @@ _PAGE: Final = 256  # snapshots read at a time
 
 
 class Volume(Trees):
-    """An open volume; a context manager. Threads may share it, pushes take turns; processes open their own."""
+    """An open volume; a context manager. Threads may share it, pushes take turns; processes open their own.
+
+    While it is open nothing that it may read is reclaimed (`pins.py`): what is forgotten meanwhile stays until then.
+    """
 
     path: str
     """Absolute."""
@@ -67,19 +72,20 @@ class Volume(Trees):
         self.created = created
         self.descriptor, secret = open_descriptor(path)
         self.keys = Keys(secret, self.descriptor.volume_id)
-        gate = os.path.join(path, DESCRIPTOR_NAME)
-        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env, gate=gate)
+        self.journal = Journal(os.path.join(path, "journal.db"), lock_wait_s=lock_wait_s, env=env, gate=self.gate)
+        self._pin = Pin(self.gate)
         self._pushing = threading.Lock()
         self._pusher: int | None = None
         self._admitting = threading.Lock()
         self._admitted_stamp = 0
+        self._reclaimed_seq = 0
         try:
             self.space = open_space(path, self.descriptor, secret)
             self.damaged = ()
             self._look_for_damage()
-            self.admit_new()
+            self.renew()
         except BaseException:
-            self.journal.close()
+            self.close()
             raise
 
     @classmethod
@@ -117,7 +123,8 @@ class Volume(Trees):
         return cls(absolute, created=made, lock_wait_s=lock_wait_s, env=env)
 
     def close(self) -> None:
-        """Give back what is held; idempotent. Views that were handed out stay valid."""
+        """Give back what is held; idempotent. Views that were handed out stay valid until what they show is gone."""
+        self._pin.close()
         self.journal.close()
 
     def __enter__(self) -> Self:
@@ -143,6 +150,7 @@ class Volume(Trees):
         dry_run: bool = False,
         always: bool = False,
         message: str = "",
+        labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
@@ -155,7 +163,16 @@ class Volume(Trees):
         to have changed. `report` is told what differs from the snapshot before, once it is stored.
         """
         found = Ingest(self, sources, selection, checksum=checksum)
-        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress, report=report)
+        return self._push(
+            found,
+            ref,
+            dry_run=dry_run,
+            always=always,
+            message=message,
+            labels=labels,
+            progress=progress,
+            report=report,
+        )
 
     def push_stream(
         self,
@@ -166,11 +183,12 @@ class Volume(Trees):
         dry_run: bool = False,
         always: bool = False,
         message: str = "",
+        labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
     ) -> PushReport:
         """Store what can be read from `fd` as a file `name`, the only entry of the next snapshot of `ref`."""
         found = StreamIngest(self, fd, name)
-        return self._push(found, ref, dry_run=dry_run, always=always, message=message, progress=progress)
+        return self._push(found, ref, dry_run=dry_run, always=always, message=message, labels=labels, progress=progress)
 
     def refs(self) -> list[Ref]:
         """All refs, by name."""
@@ -242,6 +260,15 @@ class Volume(Trees):
         with self.journal.reading() as db:
             return status_of(db, self.keys, self.descriptor, self.path)
 
+    def reclaimed_since(self, seq: int) -> list[removals.Ranges]:
+        """All that is gone of the segments of which entries after `seq` reclaimed anything."""
+        with self.journal.reading() as db:
+            return removals.change(db, self.keys, seq)[0]
+
+    def reclaimed(self) -> list[Extent]:
+        """All that is gone: what no snapshot may point to."""
+        return [extent for row in self.reclaimed_since(0) for extent in removals.extents(*row)]
+
     def segments(self) -> list[Durable]:
         """(segment, head, chunk-table bytes) of everything committed: what a scrub walks."""
         with self.journal.reading() as db:
@@ -281,19 +308,48 @@ class Volume(Trees):
             damage.store(self.path, now, self.env)
         self.damaged = now
 
+    @property
+    def gate(self) -> str:
+        """The file whose locks tell who writes to the volume and who uses it."""
+        return os.path.join(self.path, DESCRIPTOR_NAME)
+
+    @property
+    def round(self) -> int | None:
+        """The round of reclaiming that this object has seen, and is a pin of; None between `rest` and `renew`."""
+        return self._pin.round
+
+    def renew(self) -> None:
+        """Begin anew from what the journal says now: what was read before may be reclaimed from here on."""
+        while True:
+            with self.journal.reading() as db:
+                number = removals.current_round(db).number
+                if number == self._pin.round:
+                    self.space.condemn(removals.condemned(db))
+                    break
+            # What is read after it is held counts.
+            self._pin.hold(number)
+        self.admit_new()
+
+    def rest(self) -> None:
+        """Have nothing to lose until the next `renew`: for one who waits, and has nothing under way."""
+        self._pin.release()
+
     def admit(self, durable: Sequence[Durable]) -> None:
         """Let what was committed be read."""
         with self._admitting:
             self.space.admit(durable)
 
     def admit_new(self) -> None:
-        """Let what other processes have committed since the last time be read."""
+        """Let what other processes have committed since the last time be read, and nothing that is gone since."""
         with self._admitting:
             with self.journal.reading() as db:
                 found, stamp = space.changed_segments(db, self.keys, self._admitted_stamp)
+                gone, reclaimed_seq = removals.change(db, self.keys, self._reclaimed_seq)
+            if gone:
+                self.space.reclaim(gone)
             if found:
                 self.space.admit(found)
-            self._admitted_stamp = stamp
+            self._admitted_stamp, self._reclaimed_seq = stamp, reclaimed_seq
 
     def check_writable(self) -> None:
         """RefusedError if this version of PacketFS cannot write to the volume."""
@@ -312,31 +368,39 @@ class Volume(Trees):
         dry_run: bool,
         always: bool,
         message: str,
+        labels: Labels,
         progress: Callable[[Progress], None] | None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
         check_ref(ref)
         self.check_writable()
+        # In turns: a push may point to what another lease of this process holds, which is then committed or nobody's.
+        with self.in_turn():
+            self._look_for_damage()
+            return ingest.push(
+                self,
+                found,
+                ref,
+                dry_run=dry_run,
+                always=always,
+                message=message,
+                labels=labels,
+                progress=progress,
+                report=report,
+            )
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Within the block no push of this object runs in another thread."""
         if self._pusher == threading.get_ident():
             raise UsageError(
                 "a push of this volume is running in this thread: its progress callback cannot push",
                 hint="push when the first push has returned",
             )
-        # In turns: a push may point to what another lease of this process holds, which is then committed or nobody's.
         with self._pushing:
             self._pusher = threading.get_ident()
             try:
-                self._look_for_damage()
-                return ingest.push(
-                    self,
-                    found,
-                    ref,
-                    dry_run=dry_run,
-                    always=always,
-                    message=message,
-                    progress=progress,
-                    report=report,
-                )
+                yield
             finally:
                 self._pusher = None
 

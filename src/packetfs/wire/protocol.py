@@ -45,6 +45,8 @@ __all__ = [
     "FETCH_EXTENTS_MAX",
     "PAGE_BYTES",
     "PROTOCOL",
+    "RANGE_BYTES",
+    "RECLAIMED_BYTES_MAX",
     "RECORD_BYTES",
     "SAID_BY_PEER",
     "SPOKEN",
@@ -72,6 +74,7 @@ __all__ = [
     "Origin",
     "Phase",
     "Planned",
+    "Reclaimed",
     "RefList",
     "RefState",
     "Refs",
@@ -93,6 +96,8 @@ RECORD_BYTES: Final = 44  # address u64, length u32, digest
 EXTENT_BYTES: Final = 16  # address u64, length u64
 ASK_TAGS_MAX: Final = 16 << 10  # their answer is 704 KiB, one KNOWN
 FETCH_EXTENTS_MAX: Final = 32 << 10  # 512 KiB
+RANGE_BYTES: Final = 8  # start u32, end u32
+RECLAIMED_BYTES_MAX: Final = 512 << 10  # of a WELCOME: who was away for longer begins anew
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
 SAID_BY_PEER: Final = "the other machine said so"
 _TEXT_CHARACTERS_MAX: Final = 64 << 10
@@ -238,6 +243,8 @@ class Commit(_Message, frozen=True, array_like=True):
     """The fields of `format.snapshot.Statistics`, in their order."""
     message: Text = ""
     root_is_source: bool = False
+    tags: Annotated[list[Name], Meta(max_length=64)] = []
+    source_time_ns: Time | None = None
 
     def __post_init__(self) -> None:
         _ref(self.ref)
@@ -416,6 +423,16 @@ class StatusReply(_Message, frozen=True, array_like=True):
     fields: Values
 
 
+class Reclaimed(_Message, frozen=True, array_like=True):
+    """What is gone of a segment: start and end of each range as u32, little-endian."""
+
+    segment: Segment
+    ranges: Annotated[bytes, Meta(max_length=RECLAIMED_BYTES_MAX)]
+
+    def __post_init__(self) -> None:
+        _multiple(RANGE_BYTES, self.ranges)
+
+
 class Welcome(_Message, frozen=True, array_like=True):
     """Whom one speaks to, and what is needed to work on the volume."""
 
@@ -437,6 +454,8 @@ class Welcome(_Message, frozen=True, array_like=True):
     """A first lease, for who wants to write."""
     continues: bool = True
     """Whether the journal goes on from the position that the client knew. If not, the origin went back in time."""
+    reclaimed: Annotated[list[Reclaimed], Meta(max_length=1 << 16)] | None = []
+    """What is gone of segments of which anything was reclaimed since then; None: too much to tell."""
 
 
 class Bye(_Message, frozen=True, array_like=True):
@@ -524,6 +543,9 @@ _TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCT
     Literals: FrameType.LITERALS,
     Tree: FrameType.TREE,
 }
+# Fields that came later: behind which field, and what they are where nothing is said. Then they are left out, and the
+# body is what it was before.
+_LATER: Final[dict[type, tuple[int, tuple[object, ...]]]] = {Commit: (8, ([], None)), Welcome: (13, ([],))}
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {kind: msgspec.msgpack.Decoder(struct) for kind, struct in _STRUCTS.items()}
 
@@ -549,7 +571,13 @@ def _frame(message: Message, request: int) -> Buffers:
         case Tree():
             return encode(FrameType.TREE, request, message.body)
         case _:
-            return encode(_TYPES[type(message)], request, _encoder.encode(message))
+            return encode(_TYPES[type(message)], request, _encoder.encode(_without_later(message)))
+
+
+def _without_later(message: _Message) -> object:
+    first, nothing = _LATER.get(type(message), (0, ()))
+    fields = msgspec.structs.astuple(message) if first else ()
+    return fields[:first] if first and fields[first:] == nothing else message
 
 
 def _empty_or(length: int, data: bytes) -> None:

@@ -25,6 +25,7 @@ pub use report::{Host, Ingested, LeaseHandle, Options, Origin, PROBLEMS_MAX, Pro
 
 use rustix::process::{getegid, geteuid};
 
+use crate::address::Extent;
 use crate::chunker::Profile;
 use crate::error::{Error, Result};
 use crate::page::{self, Content, EncodedPage, Entry, EntryKind, PageRef};
@@ -64,12 +65,14 @@ pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &
     let cache = options.prior.as_ref().and_then(|path| StatCache::open(path, &space.volume_id()));
     let cache = cache.filter(|cache| names_stored_pages(space, cache));
     // What an old tree says of its bytes is of no use once they are damaged: all is read again, and what cannot be
-    // pointed at any more is stored again.
+    // pointed at any more is stored again. The ref's own tree is kept, whatever else is given up.
+    let root = cache.as_ref().and_then(|cache| cache.directory(cache.root())).map(|root| root.record.page);
+    let gone = if root.is_none() || root == options.previous { Vec::new() } else { space.gone() };
     let cache = match &cache {
-        Some(cache) if touches_damage(space, &cache.directory(cache.root()).map(|root| root.record.page))? => None,
+        Some(_) if touches(space, &root, &[gone, space.distrusted()].concat())? => None,
         cache => cache.as_ref(),
     };
-    let page = if touches_damage(space, &options.previous)? { None } else { options.previous };
+    let page = if touches(space, &options.previous, &space.distrusted())? { None } else { options.previous };
     let before = Before { cache, page };
     match attempt(space, sources, options, before, &mut store) {
         // A damaged stat cache, or a damaged page of the old tree: both only save work.
@@ -81,11 +84,10 @@ pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &
     }
 }
 
-/// Whether any of the bytes that the tree at `page` needs are distrusted.
-fn touches_damage(space: &Space, page: &Option<PageRef>) -> Result<bool> {
-    let distrusted = space.distrusted();
+/// Whether any of the bytes that the tree at `page` needs are among `extents`.
+fn touches(space: &Space, page: &Option<PageRef>, extents: &[Extent]) -> Result<bool> {
     match page {
-        Some(page) if !distrusted.is_empty() => Ok(!tree::files_touching(space, page, &distrusted)?.is_empty()),
+        Some(page) if !extents.is_empty() => Ok(!tree::files_touching(space, page, extents)?.is_empty()),
         _ => Ok(false),
     }
 }

@@ -609,6 +609,7 @@ fn content_digest(space: &Space, extents: impl Iterator<Item = Result<Extent>>) 
         if hole > 0 {
             content.hole(std::mem::take(&mut hole));
         }
+        space.check_lasting(extent)?;
         for chunk in space.chunks(extent)? {
             if chunk.kind != Kind::Data {
                 return Err(Error::Refused(format!(
@@ -633,6 +634,7 @@ impl Trees<'_> {
     /// How many chunks an extent is.
     fn check(&self, extent: Extent) -> Result<usize> {
         extent::check(extent)?;
+        self.0.check_lasting(extent)?;
         let chunks = if extent.is_hole() { Vec::new() } else { self.0.chunks(extent)? };
         match !chunks.is_empty() && chunks.iter().all(|chunk| chunk.kind == Kind::Tree) {
             true => Ok(chunks.len()),
