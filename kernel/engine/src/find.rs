@@ -38,7 +38,10 @@ pub struct What {
 
 /// What matches in a directory, and the directories in which something does.
 #[derive(Default)]
-struct Matches(Vec<(Vec<u8>, Option<What>, Option<Rc<Matches>>)>);
+struct Matches(Vec<Match>);
+
+/// A name, what it is if it matches, and what matches beneath it.
+type Match = (Vec<u8>, Option<What>, Option<Rc<Matches>>);
 
 /// What is known of directories. A pattern for paths says something else of the same directory in another place.
 struct Known {
@@ -192,7 +195,7 @@ mod tests {
             .collect();
         let line: Vec<_> = roots.iter().copied().map(Some).chain([None]).collect();
 
-        let by_name = find(&memory, &[line.clone()], &patterns("*.c"), false).unwrap();
+        let by_name = find(&memory, std::slice::from_ref(&line), &patterns("*.c"), false).unwrap();
         let by_path = find(&memory, &[line], &patterns("b/*"), true).unwrap();
 
         let told = |found: &[Found]| -> Vec<_> {

@@ -27,7 +27,7 @@ _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-
     examples="""
 packetfs pull /srv/volume::main ~/restored
 packetfs pull --delete /srv/volume::main@~1 ~/project
-packetfs pull --delete --max-delete 100 --exclude /local/ --backup-dir ~/replaced /srv/volume::main ~/project
+packetfs pull --delete --max-delete 100 --exclude /local/ /srv/volume::main ~/project
 packetfs pull -n /srv/volume::main@2026-11-20 ~/project
 packetfs pull /srv/volume::main:/docs/guide.md .
 packetfs pull ada@host:/srv/volume::main ~/project
