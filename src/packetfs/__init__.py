@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from packetfs.release import VERSION
 
 if TYPE_CHECKING:
-    from packetfs.api import compare, connect, create, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
+    from packetfs.api import compare, connect, create, find, open, pull, push, verify  # noqa: A004 - packetfs.open("vol") reads well
     from packetfs.errors import (
         BusyError,
         ConflictError,
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
         UnavailableError,
         UsageError,
     )
-    from packetfs.volume import Volume
+    from packetfs.volume import Selection, Volume
 
 __version__: Final = VERSION
 
 _HOMES: Final = {
-    **dict.fromkeys(("compare", "connect", "create", "open", "pull", "push", "verify"), "packetfs.api"),
-    **dict.fromkeys(("Volume",), "packetfs.volume"),
+    **dict.fromkeys(("compare", "connect", "create", "find", "open", "pull", "push", "verify"), "packetfs.api"),
+    **dict.fromkeys(("Selection", "Volume"), "packetfs.volume"),
     **dict.fromkeys(
         (
             "BusyError",
@@ -61,6 +61,7 @@ __all__ = [
     "PacketFSError",
     "PartialError",
     "RefusedError",
+    "Selection",
     "UnavailableError",
     "UsageError",
     "Volume",
@@ -68,6 +69,7 @@ __all__ = [
     "compare",
     "connect",
     "create",
+    "find",
     "open",
     "pull",
     "push",

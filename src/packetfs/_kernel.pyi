@@ -23,6 +23,8 @@ __all__ = [
     "Mark",
     "Mender",
     "Outgoing",
+    "Patterns",
+    "Selection",
     "Space",
     "Unverified",
     "checkout",
@@ -36,11 +38,13 @@ __all__ = [
     "ingest_stream",
     "keyed_digest",
     "merge_ranges",
+    "pattern_lines",
     "ranges_bytes",
 ]
 
 Page: TypeAlias = tuple[int, int, bytes]
 Extent: TypeAlias = tuple[int, int]
+_Change: TypeAlias = tuple[bytes, str, str, int, str]
 
 def derive_key(context: str, key: bytes) -> bytes:
     """The 32-byte key for `context`, from `key` (BLAKE3 key derivation)."""
@@ -164,6 +168,14 @@ class Space:
         """Give whole blocks of what is gone of a segment back to the file system; bytes that this freed. Durable."""
 
     def diff(self, old: Page | None, new: Page | None) -> list[Difference]: ...
+    def find(
+        self, lines: Sequence[Sequence[Page | None]], pattern: Patterns, by_path: bool
+    ) -> list[list[tuple[bytes, str, int, int, int, int, int]]]:
+        """What matches in lines of trees: (path, kind, size, mtime_ns, first, last, count), in order of path.
+
+        Size and time are those in the last tree that has it; `first` and `last` are places in the line, `count` is how
+        many trees have it. A directory that trees share is read once. `by_path` says that the pattern is one for paths.
+        """
     def files_touching(self, page: Page, extents: Sequence[Extent]) -> list[bytes]:
         """Paths below `page` whose content or own page lies in one of `extents`."""
     @property
@@ -382,6 +394,34 @@ class Mender:
 def decode_root(data: bytes) -> Entry:
     """A snapshot's root entry from its bytes; InvalidError when they are not one."""
 
+def pattern_lines(data: bytes, place: str) -> list[tuple[str, bytes]]:
+    """The patterns in a file called `place`, as `Patterns` takes them; comments and empty lines are none."""
+
+@final
+class Patterns:
+    """Patterns as in .gitignore, in order: the last one that matches a path decides."""
+
+    def __new__(cls, lines: Sequence[tuple[str, bytes]]) -> Patterns:
+        """Patterns, each with the place where it was written; UsageError names the first that is none."""
+
+@final
+class Selection:
+    """What a push stores of its sources."""
+
+    def __new__(
+        cls,
+        *,
+        patterns: Patterns | None,
+        filter_file: bytes | None,
+        exclude_caches: bool,
+        one_file_system: bool,
+        names: Sequence[bytes] | None,
+        size_max: int | None,
+    ) -> Selection:
+        """`filter_file` is the name of files that hold patterns for what is beneath them. Of one source's contents only
+        `names` are stored, relative to it. See `packetfs.Selection` for what the rest means.
+        """
+
 @final
 class Ingested:
     """What an ingest found and stored. Nothing of it is durable until the lease is synced and the commit made."""
@@ -424,6 +464,11 @@ class Ingested:
     @property
     def repaired(self) -> bool:
         """Whether `previous` was damaged and this tree is not: commit it even if the root digests are equal."""
+    def changes(self, space: Space, old: Page | None, report: Callable[[list[_Change]], None]) -> None:
+        """Tell in what the tree differs from the directory `old`; it is committed, or of a dry run that kept pages."""
+    @property
+    def excluded(self) -> int:
+        """Names that were met and not selected; in a directory whose names are trusted nobody meets any."""
     @property
     def problem_count(self) -> int:
         """Problems found; `problems` lists the first 65,536."""
@@ -461,17 +506,20 @@ def ingest(
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
     ask: Ask | None = None,
+    selection: Selection | None = None,
+    keep_pages: bool = False,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
 
     `sources` are (path, name); one source with name None gives its contents as the root. `prior` is the stat cache to
-    trust. `clean_before_ns` is the time of the file system `clean_device` (0: of none) before which a file must have
-    rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
-    stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
+    trust, one of the same `selection`. `clean_before_ns` is the time of the file system `clean_device` (0: of none)
+    before which a file must have rested to be trusted; on others it must be 2 s older than our time as well. `next` is
+    the path at which to write the stat cache for the next time.
+    `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
 
     With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
-    them. Everything is called from the calling thread.
+    them. Everything is called from the calling thread. `keep_pages` lets `Ingested.changes` be asked of a dry run.
     """
 
 def ingest_stream(
@@ -507,6 +555,9 @@ class Checkout:
     @property
     def unsupported(self) -> int: ...
     @property
+    def not_deleted(self) -> int:
+        """Names that would have been deleted, but were more than `delete_max`."""
+    @property
     def owner_not_set(self) -> int:
         """Entries whose owner could not be set because we are not root."""
 
@@ -539,7 +590,11 @@ def checkout(
     dry_run: bool,
     owner: bool,
     progress: Callable[[int, int], None],
-    report: Callable[[list[tuple[bytes, str, str, int]]], None],
+    report: Callable[[list[_Change]], None],
+    exclude: Patterns | None = None,
+    backup: bytes | None = None,
+    delete_max: int | None = None,
+    checksum: bool = False,
 ) -> Checkout:
     """Write a stored directory or single entries beneath `target`, which is made if it is missing.
 
@@ -547,6 +602,11 @@ def checkout(
     and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and counted in
     `owner_not_set`. A sequence stands for entries under their own names.
 
-    `progress(entries_done, bytes_written)`; `report([(path, action, kind, size)])` with action "created", "replaced",
-    "metadata" or "deleted". Killed at any instant, every name beneath `target` is old or new, never a mixture.
+    What `exclude` matches is neither written nor deleted nor touched. What is replaced or deleted is moved to the
+    directory `backup`, with its path. If more than `delete_max` names would be deleted, none is. `checksum` compares
+    files by content, not by size and time.
+
+    `progress(entries_done, bytes_written)`; `report([(path, action, kind, size, letters)])` with action "created",
+    "replaced", "metadata" or "deleted" and rsync's letters for it. Killed at any instant, every name beneath `target`
+    is old or new, never a mixture.
     """

@@ -13,16 +13,19 @@ from packetfs.errors import NotFoundError, UsageError
 from packetfs.events import Change, Progress
 from packetfs.format.location import Location, check_ref, parse_location
 from packetfs.format.snapshot import Labels, Snapshot, check_labels
-from packetfs.volume import PushReport, Volume, sources_of
+from packetfs.format.when import LATEST
+from packetfs.volume import PushReport, Selection, Volume, sources_of
+from packetfs.volume.selection import ALL
 
 if TYPE_CHECKING:
     from packetfs.sync.checkout import PullReport
     from packetfs.sync.difference import Difference
+    from packetfs.sync.find import Found
     from packetfs.sync.scrub import ScrubReport
     from packetfs.sync.session import Session
     from packetfs.volume.replica import Replica
 
-__all__ = ["compare", "connect", "create", "open", "open_replica", "pull", "push", "verify"]
+__all__ = ["Selection", "compare", "connect", "create", "find", "open", "open_replica", "pull", "push", "verify"]
 
 _Path = str | bytes | os.PathLike[str]
 
@@ -104,32 +107,35 @@ def push(
     paths: Sequence[_Path],
     ref: str = "main",
     *,
+    selection: Selection = ALL,
+    checksum: bool = False,
     message: str = "",
     tags: Sequence[str] = (),
     always: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PushReport:
-    """Store `paths` as the next snapshot of `ref`; without a difference there is none, unless `always`.
+    """Store `paths`, as far as selected, as the next snapshot of `ref`; without a difference only if `always`.
 
     One directory: its contents are the snapshot's root. Several paths, or a file: they appear under their base names.
     Files that could not be stored are in the report's `problems`; everything else was. If this raises, the ref has not
-    moved, and running it again finds what was stored already.
+    moved, and running it again finds what was stored already. With `checksum` every file is read, also where nothing of
+    it seems to have changed. `report` is told what differs from the snapshot before, once it is stored.
     """
-    found, labels = sources_of(paths), check_labels(Labels(tags=tuple(tags)))
-    if isinstance(volume, Volume):
-        return volume.push(
-            found,
-            check_ref(ref),
-            message=message,
-            labels=labels,
-            always=always,
-            dry_run=dry_run,
-            progress=progress,
-        )
-    return volume.push(
-        found, ref, message=message, labels=labels, always=always, dry_run=dry_run, progress=progress
-    ).report
+    done = volume.push(
+        sources_of(paths),
+        check_ref(ref),
+        selection=selection,
+        checksum=checksum,
+        message=message,
+        labels=check_labels(Labels(tags=tuple(tags))),
+        always=always,
+        dry_run=dry_run,
+        progress=progress,
+        report=report,
+    )
+    return done if isinstance(done, PushReport) else done.report
 
 
 def pull(
@@ -138,24 +144,36 @@ def pull(
     target: _Path,
     *,
     delete: bool = False,
+    delete_max: int | None = None,
+    exclude: Sequence[str | bytes] = (),
+    backup: _Path | None = None,
+    checksum: bool = False,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
-    """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`."""
+    """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`.
+
+    What the lines `exclude` match, as in .gitignore, is neither written nor deleted nor touched. If more than
+    `delete_max` names would be deleted, none is. What is replaced or deleted is moved to the directory `backup`, if one
+    is given. With `checksum` files are compared by content, not by size and time.
+    """
+    from packetfs.sync.checkout import Care, pull
+
+    care = Care(exclude=exclude, delete_max=delete_max, backup=backup, checksum=checksum)
+    directory = os.fsencode(target)
     if not isinstance(volume, Volume):
         return volume.pull(
-            place, os.fsencode(target), delete=delete, dry_run=dry_run, progress=progress, report=report
+            place, directory, delete=delete, care=care, dry_run=dry_run, progress=progress, report=report
         ).report
-    from packetfs.sync.checkout import pull
-
     snapshot, path = _inside(volume, place)
     return pull(
         volume,
         snapshot,
         path,
-        os.fsencode(target),
+        directory,
         delete=delete,
+        care=care,
         dry_run=dry_run,
         progress=progress,
         report=report,
@@ -168,6 +186,16 @@ def compare(volume: "Volume | Session", old: str, new: str) -> "list[Difference]
 
     places = _inside(volume, old), _inside(volume, new)
     return list(compare(volume.trees, *places))
+
+
+def find(volume: "Volume | Session", pattern: str | bytes, place: str = "main") -> "list[Found]":
+    """In which snapshots of a ref (`main`, `main:/etc`) a path that matches `pattern` was. See `packetfs.sync.find`."""
+    from packetfs.sync.find import find
+
+    location = parse_location(f"::{place}")
+    if location.volume or location.endpoint is not None or location.when != LATEST:
+        raise UsageError(f"{place!r} is no ref, or path in one", code="bad-location", hint="write REF or REF:/PATH")
+    return list(find(volume, pattern, [location.line], location.path))
 
 
 def verify(

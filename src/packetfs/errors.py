@@ -196,6 +196,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "not-packetfs": "what answers on the other machine is not packetfs, or something else writes into the stream",
         "different-volumes": "two locations of one comparison lie in different volumes",
         "unverified": "files were written whose bytes nobody can verify, because the volume's secret is lost",
+        "too-much-to-delete": "a pull would have deleted more names than it may, and deleted none",
         "pull-incomplete": "some entries of a snapshot could not be written",
         "newest-snapshot": "the newest snapshot of a ref is always kept",
         "keeps-nothing": "the rules of a `forget` keep nothing but the newest snapshot",

@@ -10,7 +10,7 @@ import msgspec
 
 __all__ = ["Change", "Committed", "Event", "Problem", "Progress", "Unchanged", "VolumeCreated"]
 
-ProblemKind = Literal["vanished", "changed", "unreadable", "unsupported"]
+ProblemKind = Literal["vanished", "changed", "unreadable", "missing", "unsupported"]
 Phase = Literal[
     "counting",
     "storing",
@@ -59,12 +59,16 @@ class Problem(_Event, frozen=True, tag="problem", kw_only=True):
 
 
 class Change(_Event, frozen=True, tag="change", kw_only=True):
-    """What a checkout did (or, in a dry run, would do) to one path."""
+    """What a checkout did (or, in a dry run, would do) to one path, or in what a push differs from the snapshot before.
+
+    `letters` are those of rsync's `--itemize-changes`.
+    """
 
     path: bytes
     action: Literal["created", "replaced", "metadata", "deleted"]
     kind: str
     size: int = 0
+    letters: str = ""
 
 
 class Committed(_Event, frozen=True, tag="committed", kw_only=True):

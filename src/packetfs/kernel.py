@@ -11,6 +11,8 @@ from packetfs._kernel import (
     Mark,
     Mender,
     Outgoing,
+    Patterns,
+    Selection,
     Space,
     Unverified,
     checkout,
@@ -24,6 +26,7 @@ from packetfs._kernel import (
     ingest_stream,
     keyed_digest,
     merge_ranges,
+    pattern_lines,
     ranges_bytes,
 )
 
@@ -38,6 +41,8 @@ __all__ = [
     "Mark",
     "Mender",
     "Outgoing",
+    "Patterns",
+    "Selection",
     "Space",
     "Unverified",
     "checkout",
@@ -51,5 +56,6 @@ __all__ = [
     "ingest_stream",
     "keyed_digest",
     "merge_ranges",
+    "pattern_lines",
     "ranges_bytes",
 ]

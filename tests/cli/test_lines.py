@@ -61,4 +61,5 @@ def test_a_name_that_is_not_utf8_comes_with_its_bytes() -> None:
         "action": "created",
         "kind": "file",
         "size": 1,
+        "letters": "",
     }

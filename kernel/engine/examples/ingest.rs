@@ -73,6 +73,8 @@ fn once(space: &Arc<Space>, volume: &Path, source: &Path, host: &mut Granter) ->
         previous: None,
         clean_before_ns: i64::MAX,
         clean_device: std::fs::metadata(source).map_err(|e| Error::io("stat", source, e))?.dev(),
+        selection: packetfs_engine::select::Selection::default(),
+        keep_pages: false,
         dry_run: false,
     };
     let sources = [Source { path: source.to_path_buf(), name: None }];

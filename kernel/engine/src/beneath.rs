@@ -83,6 +83,16 @@ impl Dir {
         self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, 0, RESOLVE).map(Dir)
     }
 
+    /// The directory above, whatever it is: to look at, not to change anything in.
+    pub fn parent(&self) -> SysResult<Dir> {
+        fs::openat(&self.0, c"..", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Dir)
+    }
+
+    /// The same directory, open once more.
+    pub fn try_clone(&self) -> SysResult<Dir> {
+        self.0.try_clone().map(Dir).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
     /// As `enter`, and `EXDEV` when another file system is mounted there.
     fn enter_same_mount(&self, name: Name<'_>) -> SysResult<Dir> {
         self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, 0, RESOLVE | ResolveFlags::NO_XDEV).map(Dir)

@@ -1,12 +1,12 @@
 //! What is different between two trees. It reads pages only, and skips what has equal digests.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::Result;
 use crate::keys::Digest;
-use crate::page::{Child, Entry, EntryKind, PageRef};
-use crate::tree::{self, Entries, PageSource, Walk};
+use crate::page::{Entry, EntryKind, PageRef};
+use crate::tree::{self, Entries, PageSource, Side, Walk, unlike_entries};
 
 /// How a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,28 +56,6 @@ pub fn diff<S: PageSource>(source: &S, a: Option<&PageRef>, b: Option<&PageRef>)
     Renames::of(source, added)?.pair(source, removed, &mut differences)?;
     differences.sort_by(|x, y| x.path.cmp(&y.path).then(x.change.cmp(&y.change)));
     Ok(differences)
-}
-
-/// The entries of a directory, if there is one.
-type Side<'a, S> = Option<Entries<&'a S>>;
-
-/// The entries of two directories without the leaves that both have: equal pages have equal names.
-fn unlike_entries<S: PageSource>(
-    source: &S,
-    a: Option<PageRef>,
-    b: Option<PageRef>,
-) -> Result<(Side<'_, S>, Side<'_, S>)> {
-    if let (Some(page_a), Some(page_b)) = (a, b)
-        && let (Some(mut leaves_a), Some(mut leaves_b)) =
-            (tree::leaves(source, &page_a)?, tree::leaves(source, &page_b)?)
-    {
-        let digests = |leaves: &[Child]| leaves.iter().map(|leaf| leaf.page.digest).collect::<HashSet<_>>();
-        let (in_a, in_b) = (digests(&leaves_a), digests(&leaves_b));
-        leaves_a.retain(|leaf| !in_b.contains(&leaf.page.digest));
-        leaves_b.retain(|leaf| !in_a.contains(&leaf.page.digest));
-        return Ok((Some(Entries::of_leaves(source, leaves_a)), Some(Entries::of_leaves(source, leaves_b))));
-    }
-    Ok((a.map(|page| Entries::new(source, &page)), b.map(|page| Entries::new(source, &page))))
 }
 
 /// A path on one side only.

@@ -24,6 +24,8 @@ pub enum Error {
     Damaged(String),
     /// A value from outside cannot be what it claims to be: a malformed page, an impossible parameter.
     Invalid(String),
+    /// The request itself is wrong, in words that its author wrote: a pattern that is none.
+    Usage(String),
     /// It would break a rule of confinement, e.g. a name that leaves its directory.
     Refused(String),
     /// The host's own failure, carried through untouched.
@@ -41,7 +43,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
-            Error::Damaged(what) | Error::Invalid(what) | Error::Refused(what) => f.write_str(what),
+            Error::Damaged(what) | Error::Invalid(what) | Error::Usage(what) | Error::Refused(what) => {
+                f.write_str(what)
+            }
             Error::Host(_) => f.write_str("the host stopped the operation"),
         }
     }

@@ -192,6 +192,55 @@ pub fn write<S: Source>(source: &S, file: impl AsFd, piece: &Piece) -> Result<()
     run.write()
 }
 
+/// Whether `file` holds what `entry` says. The digests of its chunks tell: nothing that is stored is read.
+pub fn holds<S: Source>(source: &S, file: impl AsFd, entry: &Entry) -> Result<bool> {
+    let key = &source.keys().digest;
+    let mut bytes = Vec::new();
+    let mut offset = 0;
+    for piece in Pieces::of(source, entry) {
+        let piece = piece?;
+        if !is_zero(&file, offset..piece.offset, &mut bytes)? {
+            return Ok(false);
+        }
+        offset = piece.offset;
+        for chunk in piece.parts.iter().flat_map(|(_, chunks)| chunks) {
+            let length = (chunk.end - chunk.start) as usize;
+            if !read_at(&file, offset, length, &mut bytes)? || digest(key, &bytes) != chunk.digest {
+                return Ok(false);
+            }
+            offset += length as u64;
+        }
+    }
+    is_zero(&file, offset..entry.size, &mut bytes)
+}
+
+fn is_zero(file: impl AsFd, range: std::ops::Range<u64>, bytes: &mut Vec<u8>) -> Result<bool> {
+    let mut offset = range.start;
+    while offset < range.end {
+        let length = (range.end - offset).min(RUN_BYTES as u64);
+        if !read_at(&file, offset, length as usize, bytes)? || bytes.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        offset += length;
+    }
+    Ok(true)
+}
+
+/// Reads just so many bytes; false if there are fewer.
+fn read_at(file: impl AsFd, offset: u64, length: usize, bytes: &mut Vec<u8>) -> Result<bool> {
+    bytes.resize(length, 0);
+    let mut done = 0;
+    while done < length {
+        match rustix::io::pread(&file, &mut bytes[done..], offset + done as u64) {
+            Ok(0) => return Ok(false),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("read", "", errno)),
+        }
+    }
+    Ok(true)
+}
+
 fn unreadable() -> Error {
     Error::Damaged("stored bytes could not be read: a disk error, or a segment was cut short".into())
 }

@@ -3,7 +3,7 @@
 //! It neither knows where pages rest nor how they get there: [`PageSink`] and [`PageSource`] do. Where a directory is
 //! cut into pages depends on its names alone, so the same directory has the same pages on every machine.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::vec;
@@ -390,6 +390,27 @@ impl<S: PageSource> Iterator for Entries<S> {
             }
         }
     }
+}
+
+/// The entries of a directory, if there is one.
+pub type Side<'a, S> = Option<Entries<&'a S>>;
+
+/// The entries of two directories without the leaves that both have: equal pages have equal names.
+pub fn unlike_entries<S: PageSource>(
+    source: &S,
+    a: Option<PageRef>,
+    b: Option<PageRef>,
+) -> Result<(Side<'_, S>, Side<'_, S>)> {
+    if let (Some(page_a), Some(page_b)) = (a, b)
+        && let (Some(mut leaves_a), Some(mut leaves_b)) = (leaves(source, &page_a)?, leaves(source, &page_b)?)
+    {
+        let digests = |leaves: &[Child]| leaves.iter().map(|leaf| leaf.page.digest).collect::<HashSet<_>>();
+        let (in_a, in_b) = (digests(&leaves_a), digests(&leaves_b));
+        leaves_a.retain(|leaf| !in_b.contains(&leaf.page.digest));
+        leaves_b.retain(|leaf| !in_a.contains(&leaf.page.digest));
+        return Ok((Some(Entries::of_leaves(source, leaves_a)), Some(Entries::of_leaves(source, leaves_b))));
+    }
+    Ok((a.map(|page| Entries::new(source, &page)), b.map(|page| Entries::new(source, &page))))
 }
 
 /// The entry called `name` in the directory at `root`: one page a level is read.

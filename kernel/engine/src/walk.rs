@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::ingest::{Clean, ProblemKind, Source};
 use crate::keys::{keyed, tag};
+use crate::select::{Entered, Scope, Selection};
 use crate::stat_cache::{BlockRef, Directory, Row, Stat, StatCache};
 
 /// Files up to this size are read as part of a batch, larger ones by themselves.
@@ -102,6 +103,11 @@ pub enum Event {
         /// The name.
         name: Text,
     },
+    /// A name that is not selected now, and may be the next time though its directory is as it was.
+    Excluded {
+        /// The name.
+        name: Text,
+    },
     /// A name that cannot be stored.
     Problem {
         /// The name.
@@ -146,6 +152,8 @@ pub struct Batch {
     pub unchanged_bytes: u64,
     /// Symlinks that the stat cache vouches for.
     pub unchanged_symlinks: u64,
+    /// Names that were met and are not selected.
+    pub excluded: u64,
     looked_at: usize,
     directories: usize,
 }
@@ -198,9 +206,44 @@ struct ListedName {
     start: u32,
     length: u8,
     is_directory: bool,
+    /// The file system did not say what it is.
+    is_unknown: bool,
 }
 
 impl Listing {
+    /// What was asked for by name, there or not; each with whether it can only be a directory.
+    fn asked<'n>(asked: impl Iterator<Item = (&'n [u8], bool)>) -> rustix::io::Result<Listing> {
+        let mut listing = Listing::default();
+        for (name, is_directory) in asked {
+            listing.push(name, is_directory, !is_directory)?;
+        }
+        Ok(listing)
+    }
+
+    fn push(&mut self, name: &[u8], is_directory: bool, is_unknown: bool) -> rustix::io::Result<()> {
+        // No file system has longer names; one that claims to cannot be stored or checked out.
+        let length = u8::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+        let start = u32::try_from(self.text.len()).map_err(|_| Errno::NOMEM)?;
+        self.text.extend_from_slice(name);
+        self.names.push(ListedName { start, length, is_directory, is_unknown });
+        Ok(())
+    }
+
+    /// Leaves out what is not selected of the directory at `path`, and counts it.
+    fn choose(&mut self, fd: BorrowedFd<'_>, selection: &Selection, scope: &Scope, path: &[u8]) -> u64 {
+        let Listing { text, names, .. } = self;
+        let before = names.len();
+        let mut whole = path.to_vec();
+        names.retain(|listed| {
+            let name = slice(text, listed);
+            whole.truncate(path.len());
+            whole.extend_from_slice(name);
+            let is_directory = listed.is_directory || listed.is_unknown && is_directory(fd, name);
+            !selection.excludes(scope, &whole, name, is_directory)
+        });
+        (before - names.len()) as u64
+    }
+
     fn of(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> rustix::io::Result<Listing> {
         let mut listing = Listing::default();
         buffer.clear();
@@ -212,11 +255,8 @@ impl Listing {
             if name == b"." || name == b".." {
                 continue;
             }
-            // No file system has longer names; one that claims to cannot be stored or checked out.
-            let length = u8::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
-            let start = u32::try_from(listing.text.len()).map_err(|_| Errno::NOMEM)?;
-            listing.text.extend_from_slice(name);
-            listing.names.push(ListedName { start, length, is_directory: entry.file_type() == FileType::Directory });
+            let kind = entry.file_type();
+            listing.push(name, kind == FileType::Directory, kind == FileType::Unknown)?;
         }
         let Listing { text, names, .. } = &mut listing;
         names.sort_unstable_by(|a, b| slice(text, a).cmp(slice(text, b)));
@@ -249,7 +289,29 @@ struct Frame<'a> {
     path_length: usize,
     old: Option<Directory<'a>>,
     names: Names,
+    /// What is selected in it; `None`: the sources themselves, all of them.
+    scope: Option<Scope>,
     has_work: bool,
+}
+
+/// Why a name could not be looked at.
+enum Failure {
+    /// The system said no; the walk goes on without the name.
+    System(Errno),
+    /// The walk cannot go on.
+    Final(Error),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        Failure::System(errno)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure::Final(error)
+    }
 }
 
 /// The files of which some names are still to be met, by device and inode.
@@ -289,6 +351,7 @@ struct Item {
 /// A walk over sources.
 pub struct Walk<'a> {
     cache: Option<&'a StatCache>,
+    selection: &'a Selection,
     clean: Clean,
     /// Named sources, names ascending.
     sources: Vec<(Vec<u8>, CString)>,
@@ -305,9 +368,10 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk over `sources`. `excluded` is a directory to leave out. Nothing is opened yet.
+    /// A walk over what is selected of `sources`. `excluded` is a directory to leave out. Nothing is opened yet.
     pub fn new(
         sources: &[Source],
+        selection: &'a Selection,
         cache: Option<&'a StatCache>,
         link_key: &[u8; 32],
         clean: Clean,
@@ -325,6 +389,9 @@ impl<'a> Walk<'a> {
             _ if named.len() == sources.len() => None,
             _ => return Err(Error::Invalid("a source without a name must be the only one".into())),
         };
+        if root.is_none() && selection.wanted.is_some() {
+            return Err(Error::Invalid("a list of names is relative to one directory".into()));
+        }
         if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let name = String::from_utf8_lossy(&pair[0].0).into_owned();
             return Err(Error::Invalid(format!("two sources would both be called {name:?}")));
@@ -332,6 +399,7 @@ impl<'a> Walk<'a> {
         let excluded = statx(CWD, excluded, AtFlags::empty(), StatxFlags::BASIC_STATS).ok();
         Ok(Walk {
             cache,
+            selection,
             clean,
             sources: named,
             root,
@@ -380,13 +448,16 @@ impl<'a> Walk<'a> {
             let block = old.as_ref().map(Directory::block);
             batch.events.push(Event::Enter { name, stat: Stat::default(), old: block, same });
             let names = Names::Sources(0);
-            self.frames.push(Frame { fd: None, id: (0, 0), path_length: 0, old, names, has_work: false });
+            self.frames.push(Frame { fd: None, id: (0, 0), path_length: 0, old, names, scope: None, has_work: false });
             return Ok(());
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(CWD, &path, flags, Mode::empty()).map_err(|errno| Error::io("open", &path, errno))?;
         let name = batch.push_text(b"");
-        self.enter(fd, name, old, batch).map_err(|errno| Error::io("list", &path, errno))
+        self.enter(fd, name, old, batch).map_err(|failure| match failure {
+            Failure::System(errno) => Error::io("list", &path, errno),
+            Failure::Final(error) => error,
+        })
     }
 
     /// Takes an opened directory as the current one.
@@ -396,26 +467,50 @@ impl<'a> Walk<'a> {
         name: Text,
         old: Option<Directory<'a>>,
         batch: &mut Batch,
-    ) -> rustix::io::Result<()> {
+    ) -> std::result::Result<(), Failure> {
         let stat = stat_fd(fd.as_fd())?;
         let equal = old.as_ref().is_some_and(|old| old.record.stat.same(&stat));
         let trusted = equal && old.as_ref().is_some_and(|old| old.record.trusted);
-        let names = if trusted { Names::Cached } else { Names::Listed(Listing::of(fd.as_fd(), &mut self.buffer)?) };
-        // A record that could be trusted from now on is worth being written again.
-        let same = trusted || (equal && !self.clean.is_clean(&stat));
         let block = old.as_ref().map(Directory::block);
-        batch.events.push(Event::Enter { name, stat, old: block, same });
+        let length = self.path.len();
         if !self.frames.is_empty() {
             self.path.extend_from_slice(batch.bytes(name));
             self.path.push(b'/');
         }
+        let entered = Entered {
+            fd: fd.as_fd(),
+            stat: &stat,
+            name: batch.bytes(name),
+            path: &self.path,
+            old: self.cache.zip(block),
+            same_names: trusted,
+        };
+        let scope = self.selection.enter(self.frames.last().and_then(|frame| frame.scope.as_ref()), &entered)?;
+        let (names, excluded) =
+            self.names_in(fd.as_fd(), &scope, trusted).inspect_err(|_| self.path.truncate(length))?;
+        batch.excluded += excluded;
+        // A record that could be trusted from now on is worth being written again.
+        let same = trusted || (equal && !self.clean.is_clean(&stat));
+        batch.events.push(Event::Enter { name, stat, old: block, same });
         let path_length = self.path.len();
-        let id = (stat.dev, stat.ino);
-        self.frames.push(Frame { fd: Some(Arc::new(fd)), id, path_length, old, names, has_work: false });
+        let (id, scope) = ((stat.dev, stat.ino), Some(scope));
+        self.frames.push(Frame { fd: Some(Arc::new(fd)), id, path_length, old, names, scope, has_work: false });
         if let Some(above) = self.frames.len().checked_sub(OPEN_DEPTH + 1) {
             self.frames[above].fd = None;
         }
         Ok(())
+    }
+
+    /// Where the names of a directory come from, those selected, and how many others were met.
+    fn names_in(&mut self, fd: BorrowedFd<'_>, scope: &Scope, trusted: bool) -> rustix::io::Result<(Names, u64)> {
+        let mut listing = match self.selection.wanted(scope) {
+            _ if scope.is_empty() => Listing::default(),
+            Some(asked) => Listing::asked(asked)?,
+            None if trusted && !scope.relists => return Ok((Names::Cached, 0)),
+            None => Listing::of(fd, &mut self.buffer)?,
+        };
+        let excluded = listing.choose(fd, self.selection, scope, &self.path);
+        Ok((Names::Listed(listing), excluded))
     }
 
     fn leave(&mut self, batch: &mut Batch) -> Result<()> {
@@ -516,16 +611,23 @@ impl<'a> Walk<'a> {
     fn look_at(&mut self, item: Item, batch: &mut Batch) -> Result<()> {
         match self.try_look_at(&item, batch) {
             Ok(()) => Ok(()),
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::BADF) => {
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::System(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::BADF)) => {
                 let path = PathBuf::from(OsStr::from_bytes(&self.path_of(batch.bytes(item.name))));
                 Err(Error::io("open", path, Errno::MFILE))
             }
-            Err(errno) if matches!(self.frames.last(), Some(Frame { names: Names::Sources(_), .. })) => {
+            Err(Failure::System(errno))
+                if matches!(self.frames.last(), Some(Frame { names: Names::Sources(_), .. })) =>
+            {
                 // A source that is not there is a mistake of the caller, not an accident on the way.
                 Err(Error::io("open", Path::new(OsStr::from_bytes(batch.bytes(item.at))), errno))
             }
-            Err(errno) => {
-                let kind = problem_kind(errno);
+            Err(Failure::System(errno)) => {
+                let asked = self.frames.last().and_then(|frame| frame.scope.as_ref()).is_some_and(Scope::is_asked);
+                let kind = match problem_kind(errno) {
+                    ProblemKind::Vanished if asked => ProblemKind::Missing,
+                    kind => kind,
+                };
                 let (name, errno) = (item.name, errno.raw_os_error());
                 batch.events.push(Event::Problem { name, kind, errno });
                 Ok(())
@@ -533,7 +635,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn try_look_at(&mut self, item: &Item, batch: &mut Batch) -> rustix::io::Result<()> {
+    fn try_look_at(&mut self, item: &Item, batch: &mut Batch) -> std::result::Result<(), Failure> {
         let directory = self.frames.last().and_then(|frame| frame.fd.clone());
         let at = batch.c_str(item.at);
         let fd = directory.as_ref().map_or(CWD, |fd| fd.as_fd());
@@ -544,8 +646,11 @@ impl<'a> Walk<'a> {
         if item.maybe_directory {
             match open(at) {
                 Ok(opened) => return self.look_into(opened, item, batch),
+                Err(errno @ (Errno::NOTDIR | Errno::LOOP)) if self.must_be_directory(batch.bytes(item.name)) => {
+                    return Err(errno.into());
+                }
                 Err(Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(errno),
+                Err(errno) => return Err(errno.into()),
             }
         }
         let stat = stat_at(fd, at)?;
@@ -558,7 +663,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn look_into(&mut self, opened: OwnedFd, item: &Item, batch: &mut Batch) -> rustix::io::Result<()> {
+    fn must_be_directory(&self, name: &[u8]) -> bool {
+        let scope = self.frames.last().and_then(|frame| frame.scope.as_ref());
+        scope.is_some_and(|scope| self.selection.must_be_directory(scope, name))
+    }
+
+    fn look_into(&mut self, opened: OwnedFd, item: &Item, batch: &mut Batch) -> std::result::Result<(), Failure> {
         if self.excluded.is_some() {
             let stat = stat_fd(opened.as_fd())?;
             if self.excluded == Some((stat.dev, stat.ino)) {
@@ -572,6 +682,11 @@ impl<'a> Walk<'a> {
     }
 
     fn file(&mut self, item: &Item, stat: Stat, directory: Option<Arc<OwnedFd>>, batch: &mut Batch) {
+        if self.selection.is_too_large(batch.bytes(item.name), stat.size) {
+            batch.excluded += 1;
+            batch.events.push(Event::Excluded { name: item.name });
+            return;
+        }
         let equal = item.row.filter(|row| row.child.is_none() && row.trusted && row.stat.same(&stat));
         let (mut link_id, mut already_read, mut bytes) = (0, false, stat.size);
         if stat.nlink > 1 {
@@ -625,6 +740,11 @@ impl<'a> Walk<'a> {
         batch.events.push(Event::Symlink { name: item.name, stat, target, link_id });
         Ok(())
     }
+}
+
+fn is_directory(fd: BorrowedFd<'_>, name: &[u8]) -> bool {
+    let stat = CString::new(name).ok().and_then(|name| stat_at(fd, &name).ok());
+    stat.is_some_and(|stat| FileType::from_raw_mode(stat.mode.into()) == FileType::Directory)
 }
 
 fn advance(old: &mut Option<Directory<'_>>) {
@@ -701,7 +821,8 @@ pub fn stat_fd(fd: BorrowedFd<'_>) -> rustix::io::Result<Stat> {
     statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|found| stat_of(&found))
 }
 
-fn stat_at(fd: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<Stat> {
+/// The stat of what `at` names, a symlink itself.
+pub fn stat_at(fd: BorrowedFd<'_>, at: &CStr) -> rustix::io::Result<Stat> {
     statx(fd, at, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).map(|found| stat_of(&found))
 }
 

@@ -31,6 +31,7 @@ fn build(py: Python<'_>, error: Error) -> PyResult<PyErr> {
         }
         Error::Damaged(what) => tree.getattr("DamagedError")?.call1((what,))?,
         Error::Invalid(what) => tree.getattr("InvalidError")?.call1((what,))?,
+        Error::Usage(what) => tree.getattr("UsageError")?.call1((what,))?,
         Error::Refused(what) => tree.getattr("RefusedError")?.call1((what,))?,
     };
     Ok(PyErr::from_value(exception))

@@ -11,6 +11,7 @@ mod failure;
 mod lent;
 mod mark;
 mod memory;
+mod select;
 mod space;
 mod sweep;
 mod transfer;
@@ -84,6 +85,9 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<transfer::Outgoing>()?;
     module.add_class::<transfer::Incoming>()?;
     module.add_class::<transfer::Mender>()?;
+    module.add_class::<select::Patterns>()?;
+    module.add_class::<select::Selection>()?;
+    module.add_function(wrap_pyfunction!(select::pattern_lines, module)?)?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_class::<sweep::Unverified>()?;

@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::entry::{Difference, Entry, extents_from, page_from};
+use crate::entry::{Difference, Entry, extents_from, kind_name, page_from};
 use crate::failure::raised;
+use crate::select::Patterns;
 use crate::{exactly, lent, owned};
 use packetfs_engine::address::Extent;
 use packetfs_engine::chunker::Params;
@@ -16,13 +17,15 @@ use packetfs_engine::lease;
 use packetfs_engine::page;
 use packetfs_engine::space::{self, Committed, SegmentRanges, decode_ranges, encode_answers};
 use packetfs_engine::table::Kind;
-use packetfs_engine::{Error, diff, tree, verify};
+use packetfs_engine::{Error, diff, find, tree, verify};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 
 type PageArgument = (u64, u32, Vec<u8>);
+/// Path, kind, size, mtime, first, last, count.
+type FoundTuple<'py> = (Bound<'py, PyBytes>, &'static str, u64, i64, usize, usize, usize);
 
 /// Bytes in one piece of [`Space::read`]: it stays in the processor's cache from the copy to the digest and the write.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -189,6 +192,27 @@ impl Space {
         let found =
             py.detach(|| diff::diff(&*self.engine, old.as_ref(), new.as_ref())).map_err(|error| raised(py, error))?;
         Ok(found.into_iter().map(|value| Difference { value }).collect())
+    }
+
+    fn find<'py>(
+        &self,
+        py: Python<'py>,
+        lines: Vec<Vec<Option<PageArgument>>>,
+        pattern: Bound<'_, Patterns>,
+        by_path: bool,
+    ) -> PyResult<Vec<Vec<FoundTuple<'py>>>> {
+        let page = |page: Option<PageArgument>| page.as_ref().map(page_from).transpose();
+        let lines = lines.into_iter().map(|line| line.into_iter().map(page).collect());
+        let lines: Vec<Vec<_>> = lines.collect::<PyResult<_>>()?;
+        let patterns = &pattern.get().value;
+        let found = py.detach(|| find::find(&*self.engine, &lines, patterns, by_path));
+        let row = |found: &find::Found| {
+            let find::What { kind, size, mtime_ns } = found.what;
+            let path = PyBytes::new(py, &found.path);
+            (path, kind_name(kind), size, mtime_ns, found.first, found.last, found.count)
+        };
+        let found = found.map_err(|error| raised(py, error))?;
+        Ok(found.iter().map(|line| line.iter().map(row).collect()).collect())
     }
 
     fn files_touching(&self, py: Python<'_>, page: PageArgument, extents: Vec<(u64, u64)>) -> PyResult<Vec<Vec<u8>>> {

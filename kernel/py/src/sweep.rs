@@ -8,19 +8,26 @@ use std::path::PathBuf;
 use crate::entry::{Entry, kind_name, page_from};
 use crate::exactly;
 use crate::failure::{carried, raised};
+use crate::select::{Patterns, Selection};
 use crate::space::{Lease, Space};
+use packetfs_engine::checkout::spare::Care;
 use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
 use packetfs_engine::ingest::{
     self as engine_ingest, Host, LeaseHandle, Options, Origin, ProblemKind, Progress, Source,
 };
+use packetfs_engine::itemize::letters;
 use packetfs_engine::page::decode_root;
 use packetfs_engine::{Error, Result, unverified};
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 fn path_of(bytes: Vec<u8>) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
+
+/// Changes told at once.
+const REPORT_MAX: usize = 4096;
 
 /// Python as the host of an ingest: it grants leases and hears how far it is.
 struct PythonHost {
@@ -168,6 +175,31 @@ impl Ingested {
         self.value.stats.page_bytes
     }
 
+    fn changes(
+        &self,
+        py: Python<'_>,
+        space: Bound<'_, Space>,
+        old: Option<(u64, u32, Vec<u8>)>,
+        report: Py<PyAny>,
+    ) -> PyResult<()> {
+        let old = old.as_ref().map(page_from).transpose()?;
+        let engine = &space.get().engine;
+        py.detach(|| {
+            let mut batch = Vec::new();
+            self.value.changes(engine, old, &mut |change| {
+                batch.push(change);
+                if batch.len() < REPORT_MAX { Ok(()) } else { tell(&report, &std::mem::take(&mut batch)) }
+            })?;
+            if batch.is_empty() { Ok(()) } else { tell(&report, &batch) }
+        })
+        .map_err(|error| raised(py, error))
+    }
+
+    #[getter]
+    fn excluded(&self) -> u64 {
+        self.value.stats.excluded
+    }
+
     #[getter]
     fn problem_count(&self) -> u64 {
         self.value.stats.problems
@@ -179,6 +211,7 @@ impl Ingested {
             ProblemKind::Vanished => "vanished",
             ProblemKind::Changed => "changed",
             ProblemKind::Unreadable => "unreadable",
+            ProblemKind::Missing => "missing",
             ProblemKind::Unsupported => "unsupported",
         };
         let problems = self.value.problems.iter();
@@ -188,7 +221,7 @@ impl Ingested {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None, selection = None, keep_pages = false))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -202,6 +235,8 @@ pub fn ingest(
     grant: Py<PyAny>,
     progress: Py<PyAny>,
     ask: Option<Py<PyAny>>,
+    selection: Option<Bound<'_, Selection>>,
+    keep_pages: bool,
 ) -> PyResult<Ingested> {
     let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
@@ -210,6 +245,8 @@ pub fn ingest(
         previous: previous.as_ref().map(page_from).transpose()?,
         clean_before_ns,
         clean_device,
+        selection: selection.map(|selection| selection.get().value.clone()).unwrap_or_default(),
+        keep_pages,
         dry_run,
     };
     let engine = &space.get().engine;
@@ -255,23 +292,26 @@ impl Watch for PythonWatch {
     }
 
     fn report(&mut self, batch: &[Change]) -> Result<()> {
-        let word = |action| match action {
-            Action::Created => "created",
-            Action::Replaced => "replaced",
-            Action::Metadata => "metadata",
-            Action::Deleted => "deleted",
-        };
-        Python::attach(|py| {
-            let rows: Vec<_> = batch
-                .iter()
-                .map(|change| {
-                    (PyBytes::new(py, &change.path), word(change.action), kind_name(change.kind), change.size)
-                })
-                .collect();
-            self.report.bind(py).call1((rows,)).map(drop)
-        })
-        .map_err(carried)
+        tell(&self.report, batch)
     }
+}
+
+/// Tells Python what was done to some names.
+fn tell(report: &Py<PyAny>, batch: &[Change]) -> Result<()> {
+    let word = |action| match action {
+        Action::Created => "created",
+        Action::Replaced => "replaced",
+        Action::Metadata => "metadata",
+        Action::Deleted => "deleted",
+    };
+    Python::attach(|py| {
+        let row = |change: &Change| {
+            let letters = letters(change.action, change.kind, change.differs);
+            (PyBytes::new(py, &change.path), word(change.action), kind_name(change.kind), change.size, letters)
+        };
+        report.bind(py).call1((batch.iter().map(row).collect::<Vec<_>>(),)).map(drop)
+    })
+    .map_err(carried)
 }
 
 /// See `_kernel.pyi`.
@@ -300,6 +340,11 @@ impl Checkout {
     #[getter]
     fn deleted(&self) -> u64 {
         self.value.deleted
+    }
+
+    #[getter]
+    fn not_deleted(&self) -> u64 {
+        self.value.not_deleted
     }
 
     #[getter]
@@ -379,7 +424,7 @@ impl Unverified {
                 }
                 None => Root::Entries(vec![root]),
             };
-            let options = engine_checkout::Options { delete: false, dry_run: false, owner: false };
+            let options = engine_checkout::Options::default();
             engine_checkout::checkout_from(source, &root, None, &target, &options, &mut watch)
         });
         done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
@@ -388,7 +433,10 @@ impl Unverified {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, root, target, *, delete, dry_run, owner, progress, report))]
+#[pyo3(signature = (
+    space, root, target, *, delete, dry_run, owner, progress, report,
+    exclude = None, backup = None, delete_max = None, checksum = false
+))]
 pub fn checkout(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -399,6 +447,10 @@ pub fn checkout(
     owner: bool,
     progress: Py<PyAny>,
     report: Py<PyAny>,
+    exclude: Option<Bound<'_, Patterns>>,
+    backup: Option<Vec<u8>>,
+    delete_max: Option<u64>,
+    checksum: bool,
 ) -> PyResult<Checkout> {
     let root = match root {
         RootArgument::Page(page) => Root::Directory(page_from(&page)?),
@@ -408,7 +460,9 @@ pub fn checkout(
         }
     };
     let target = path_of(target);
-    let options = engine_checkout::Options { delete, dry_run, owner };
+    let exclude = exclude.map(|patterns| patterns.get().value.clone());
+    let care = Care { exclude, backup: backup.map(path_of), delete_max, checksum };
+    let options = engine_checkout::Options { delete, dry_run, owner, care };
     let engine = &space.get().engine;
     let mut watch = PythonWatch { progress, report };
     let done: std::result::Result<Report, Error> =

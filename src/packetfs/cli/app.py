@@ -3,7 +3,7 @@
 Nothing here runs a command's work; see the module that `COMMANDS` names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,8 @@ from packetfs.cli.invocation import Invocation
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+_ORDER: Final = "packetfs.order"
+
 # name -> (module, first line of its help): what `packetfs --help` needs without loading any of them
 COMMANDS: Final = {
     "init": ("init", "Create an empty volume."),
@@ -23,6 +25,7 @@ COMMANDS: Final = {
     "pull": ("pull", "Write a snapshot, or a part of it, into a directory."),
     "ls": ("ls", "List what a snapshot holds."),
     "cat": ("cat", "Write files of a snapshot to standard output."),
+    "find": ("find", "Find in which snapshots a file was."),
     "diff": ("diff", "Compare two snapshots, or two paths in them."),
     "log": ("log", "List the snapshots of a ref, newest first."),
     "refs": ("refs", "List the refs of a volume."),
@@ -43,6 +46,19 @@ class Command(click.Command):
     """A click command whose help ends with examples and tells its own options from those of every command."""
 
     examples: str = ""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Keep the order in which options were given, of different ones too: `given_in_order` tells it."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found = parse(args)
+            ctx.meta[_ORDER] = [parameter.name for parameter in found[2]]
+            return found
+
+        parser.parse_args = parse_args  # type: ignore[method-assign]  # what click itself drops
+        return parser
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write two sections: what is particular to this command, and what every command understands."""
@@ -132,6 +148,14 @@ def ssh_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_REMOTE[:2]):
         function = option(function)
     return function
+
+
+def given_in_order(**options: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The values of some options that can be given several times, in the order of the command line: (name, value)."""
+    values = {name: iter(given) for name, given in options.items()}
+    for name in click.get_current_context().meta[_ORDER]:
+        if name in values and (value := next(values[name], None)) is not None:
+            yield name, value
 
 
 def paths(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem]":

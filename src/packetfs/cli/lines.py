@@ -18,7 +18,8 @@ class Line(msgspec.Struct, frozen=True, tag_field="event", kw_only=True):
 class Pushed(Line, frozen=True, tag="push", kw_only=True):
     """A push is done. `snapshot` is what the ref names now, `created` whether this push made it.
 
-    `changed` is whether anything differs: in a dry run, whether a snapshot would be made.
+    `changed` is whether anything differs: in a dry run, whether a snapshot would be made. `excluded` counts names that
+    were met and not selected; in a directory that is as it was nobody meets any.
     """
 
     volume: str
@@ -36,6 +37,7 @@ class Pushed(Line, frozen=True, tag="push", kw_only=True):
     known_bytes: int
     new_bytes: int
     page_bytes: int
+    excluded: int
     problems: int
     seconds: float
 
@@ -52,6 +54,7 @@ class Pulled(Line, frozen=True, tag="pull", kw_only=True):
     replaced: int
     metadata: int
     deleted: int
+    not_deleted: int
     unchanged: int
     unsupported: int
     owner_not_set: int
@@ -178,6 +181,25 @@ class Compared(Line, frozen=True, tag="diff", kw_only=True):
     changed: int
     metadata: int
     renamed: int
+
+
+class FoundLine(Line, frozen=True, tag="found", kw_only=True):
+    """A path that matches, and the first and last snapshot of the ref that have it; `snapshots` have it in all."""
+
+    ref: str
+    path: bytes
+    kind: str
+    size: int
+    mtime_ns: int
+    first: str
+    last: str
+    snapshots: int
+
+
+class FoundAll(Line, frozen=True, tag="find", kw_only=True):
+    """A search is done: how many paths were found."""
+
+    paths: int
 
 
 class StatusLine(Line, frozen=True, tag="status", kw_only=True):

@@ -11,8 +11,9 @@ from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount, bytes_text, duration
+from packetfs.cli.selection import pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
-from packetfs.errors import EXIT_OK, PartialError
+from packetfs.errors import EXIT_OK, PartialError, UsageError
 from packetfs.events import Change
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-
     examples="""
 packetfs pull /srv/volume::main ~/restored
 packetfs pull --delete /srv/volume::main@~1 ~/project
+packetfs pull --delete --max-delete 100 --exclude /local/ /srv/volume::main ~/project
 packetfs pull -n /srv/volume::main@2026-11-20 ~/project
 packetfs pull /srv/volume::main:/docs/guide.md .
 packetfs pull ada@host:/srv/volume::main ~/project
@@ -34,21 +36,59 @@ packetfs pull ada@host:/srv/volume::main ~/project
 @click.argument("location", metavar="VOLUME::REF[@WHEN][:/PATH]", shell_complete=paths)
 @click.argument("directory", metavar="DIR", shell_complete=paths)
 @click.option("--delete", is_flag=True, help="Remove from DIR what the snapshot does not have.")
+@click.option("--max-delete", metavar="N", type=click.IntRange(min=0), help="Delete nothing if it would be more names.")
+@pattern_options
+@click.option(
+    "--backup-dir",
+    metavar="DIR",
+    shell_complete=paths,
+    help="Move what is replaced or deleted to this directory, on the same file system, with its path.",
+)
+@click.option("-c", "--checksum", is_flag=True, help="Compare files by content, not by size and time.")
+@click.option("-i", "--itemize-changes", is_flag=True, help="Print each change, in rsync's letters.")
 @click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
 @remote_options
-def pull(invocation: Invocation, *, location: str, directory: str, delete: bool, dry_run: bool) -> int:
+def pull(
+    invocation: Invocation,
+    *,
+    location: str,
+    directory: str,
+    delete: bool,
+    max_delete: int | None,
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude_from: tuple[str, ...],
+    backup_dir: str | None,
+    checksum: bool,
+    itemize_changes: bool,
+    dry_run: bool,
+) -> int:
     """Write a snapshot, or a part of it, into a directory.
 
     DIR is made if it is missing. A directory's contents land in DIR, a file under its own name. Files that are equal in
     size and time are not touched; others are replaced as a whole, so that killed at any instant each is old or new.
+    What is excluded is neither written nor deleted nor touched.
     """
     output = invocation.output
+    if max_delete is not None and not delete:
+        raise UsageError("--max-delete bounds what --delete removes", hint="add --delete")
     place = invocation.location(location, remote=True)
+    from packetfs.sync.checkout import Care
     from packetfs.sync.checkout import pull as pull_into
     from packetfs.sync.session import Session
     from packetfs.sync.transfer import pull as pull_from
 
+    care = Care(
+        exclude=patterns(exclude, include, exclude_from),
+        delete_max=max_delete,
+        backup=backup_dir,
+        checksum=checksum,
+    )
+
     def show(changes: Sequence[Change]) -> None:
+        if itemize_changes:
+            tell_changes(output, changes)
+            return
         if not dry_run and output.verbosity < 1:
             return  # a million lines are only written when they were asked for
         for change in changes:
@@ -59,7 +99,10 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 output.detail(change, text)
 
     traffic: Traffic | None = None
-    with invocation.open(place, pulls=True) as volume, output.meter("pull", prints_data=dry_run) as meter:
+    with (
+        invocation.open(place, pulls=True) as volume,
+        output.meter("pull", prints_data=dry_run or itemize_changes) as meter,
+    ):
         if not isinstance(volume, Session):
             report = pull_into(
                 volume,
@@ -67,6 +110,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 place.path,
                 os.fsencode(directory),
                 delete=delete,
+                care=care,
                 dry_run=dry_run,
                 progress=meter,
                 report=show,
@@ -79,6 +123,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 place.path,
                 os.fsencode(directory),
                 delete=delete,
+                care=care,
                 dry_run=dry_run,
                 progress=meter,
                 report=show,
@@ -96,6 +141,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
         replaced=report.replaced,
         metadata=report.metadata,
         deleted=report.deleted,
+        not_deleted=report.not_deleted,
         unchanged=report.unchanged,
         unsupported=report.unsupported,
         owner_not_set=report.owner_not_set,
@@ -124,6 +170,14 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
     if report.owner_not_set and output.verbosity > 0:
         text = f"{amount(report.owner_not_set, 'name')} got you as the owner: only root can give files away"
         output.notice(lines.Notice(code="owner-not-set", message=text), text)
+    if report.not_deleted:
+        raise PartialError(
+            f"{amount(report.not_deleted, 'name')} had to be deleted, and --max-delete is {max_delete}: nothing "
+            f"{'would be' if dry_run else 'was'} deleted",
+            code="too-much-to-delete",
+            hint="the rest is done; `-n --delete` lists them, and --max-delete can be larger",
+            not_deleted=report.not_deleted,
+        )
     if report.unsupported:
         raise PartialError(
             f"{amount(report.unsupported, 'name')} of a kind that cannot be written yet (pipes, devices) left out",

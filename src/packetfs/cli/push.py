@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -11,10 +12,12 @@ import click
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.census import Census
+from packetfs.cli.config import size
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
 from packetfs.cli.quantities import amount, bytes_text, duration
+from packetfs.cli.selection import names, pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PartialError, UsageError
 from packetfs.events import Problem, ProblemKind, VolumeCreated
@@ -30,10 +33,12 @@ _PROBLEMS: Final = {
     "vanished": "vanished before it was read",
     "changed": "changed during each of three readings; what the last one found is stored",
     "unreadable": "cannot be read",
+    "missing": "was asked for and is not there",
     "unsupported": "is of a kind that is not stored",
 }
 _LOSSES: "Final[dict[ProblemKind, str]]" = {
     "unreadable": "could not be read and is missing",
+    "missing": "asked for and not there",
     "changed": "kept changing and may be stored half old, half new",
 }
 
@@ -44,6 +49,7 @@ _LOSSES: "Final[dict[ProblemKind, str]]" = {
 packetfs push ~/project /srv/volume::main
 packetfs push -m "before the upgrade" /etc /srv /backup/volume::host
 packetfs push -n ~/project /srv/volume::main
+packetfs push --exclude '*.o' --exclude /build/ --exclude-caches ~/project /srv/volume::main
 pg_dump shop | packetfs push - --name shop.sql /srv/volume::dumps
 packetfs push ~/project ada@host:/srv/volume::main
 PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
@@ -53,6 +59,26 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.argument("location", metavar="VOLUME::REF", shell_complete=paths)
 @click.option("--name", metavar="NAME", help="The name of the file that is made of standard input.  [default: stdin]")
 @click.option("-n", "--dry-run", is_flag=True, help="Read and compare, store nothing.")
+@pattern_options
+@click.option(
+    "--filter-file",
+    metavar="NAME",
+    help="Files of this name, in any directory, hold patterns for what is beneath them, like .gitignore.",
+)
+@click.option("--exclude-caches", is_flag=True, help="Of a directory with a valid CACHEDIR.TAG store only that file.")
+@click.option("-x", "--one-file-system", is_flag=True, help="Store directories on other file systems empty.")
+@click.option(
+    "--files-from",
+    metavar="FILE",
+    shell_complete=paths,
+    help="Store only the paths in this list, relative to SOURCE, and what is beneath them. `-`: standard input.",
+)
+@click.option("-0", "--from0", is_flag=True, help="The names in that list end with a NUL byte, not a line.")
+@click.option("--max-size", metavar="SIZE", help="Leave larger files out: 500K, 2G.")
+@click.option("-c", "--checksum", is_flag=True, help="Read every file, also where nothing of it seems to have changed.")
+@click.option(
+    "-i", "--itemize-changes", is_flag=True, help="Print what differs from the last snapshot, in rsync's letters."
+)
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A word to find the snapshot by; may be repeated.")
@@ -66,6 +92,17 @@ def push(
     location: str,
     name: str | None,
     dry_run: bool,
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude_from: tuple[str, ...],
+    filter_file: str | None,
+    exclude_caches: bool,
+    one_file_system: bool,
+    files_from: str | None,
+    from0: bool,
+    max_size: str | None,
+    checksum: bool,
+    itemize_changes: bool,
     always: bool,
     message: str,
     tags: tuple[str, ...],
@@ -83,12 +120,26 @@ def push(
     labels = _labels(tags, host, source_time)
     place = _target(invocation.location(location, remote=True), location)
     stream = _is_stream(sources, name)
+    from packetfs.volume.selection import ALL, Selection
+
+    selection = Selection(
+        exclude=patterns(exclude, include, exclude_from),
+        filter_file=filter_file,
+        exclude_caches=exclude_caches,
+        one_file_system=one_file_system,
+        names=names(files_from, from0=from0),
+        size_max=None if max_size is None else size(max_size, "--max-size"),
+    )
+    if stream and (selection != ALL or checksum or itemize_changes):
+        raise UsageError("there is nothing to select of standard input (-)", hint="select from directories")
     from packetfs.volume import sources_of
 
     found = [] if stream else sources_of(sources)
-    census = Census([source.path for source in found]) if found else None
+    # What is left out would be counted, too, and then be missing.
+    census = Census([source.path for source in found]) if found and selection == ALL else None
     from packetfs.volume.replica import is_replica
 
+    show = partial(tell_changes, output) if itemize_changes else None
     if place.endpoint is not None or is_replica(place.volume):
         from packetfs.sync.transfer import Stream
 
@@ -97,18 +148,24 @@ def push(
             if session.created:
                 event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
                 output.notice(event, f"created the volume {shown(session.origin)}")
-            with output.meter("push", census=census) as meter:
+            with output.meter("push", prints_data=itemize_changes, census=census) as meter:
                 pushed = session.push(
                     what,
                     place.line,
+                    selection=selection,
+                    checksum=checksum,
                     always=always,
                     dry_run=dry_run,
                     message=message,
                     labels=labels,
                     progress=meter,
+                    report=show,
                 )
         return _conclude(output, place, pushed.report, pushed.traffic)
-    with _volume(invocation, place, dry_run=dry_run) as volume, output.meter("push", census=census) as meter:
+    with (
+        _volume(invocation, place, dry_run=dry_run) as volume,
+        output.meter("push", prints_data=itemize_changes, census=census) as meter,
+    ):
         if stream:
             report = volume.push_stream(
                 0,
@@ -124,11 +181,14 @@ def push(
             report = volume.push(
                 found,
                 place.line,
+                selection=selection,
+                checksum=checksum,
                 dry_run=dry_run,
                 always=always,
                 message=message,
                 labels=labels,
                 progress=meter,
+                report=show,
             )
     return _conclude(output, place, report)
 
@@ -217,6 +277,7 @@ def _conclude(output: Output, place: Location, report: "PushReport", traffic: "T
         known_bytes=counted.known_bytes,
         new_bytes=counted.new_bytes,
         page_bytes=counted.page_bytes,
+        excluded=report.excluded,
         problems=max(counted.problems, len(report.problems)),
         seconds=round(report.seconds, 3),
     )
@@ -231,6 +292,7 @@ def _conclude(output: Output, place: Location, report: "PushReport", traffic: "T
             hint="everything else is stored; run the same command again when these can be read",
             unreadable=counts["unreadable"],
             changed=counts["changed"],
+            missing=counts["missing"],
         )
     return EXIT_OK
 
@@ -253,8 +315,8 @@ def _summary(report: "PushReport") -> str:
         head = f"{report.ref}@{report.snapshot.short}: stored"
     else:
         head = f"{report.ref}: nothing has changed,"
-    size = f"{amount(counted.files, 'file')} in {amount(counted.directories, 'directory')}, "
-    size += bytes_text(counted.logical_bytes)
+    size_text = f"{amount(counted.files, 'file')} in {amount(counted.directories, 'directory')}, "
+    size_text += bytes_text(counted.logical_bytes)
     parts = [
         f"{bytes_text(count)} {word}"
         for count, word in (
@@ -265,5 +327,7 @@ def _summary(report: "PushReport") -> str:
         if count
     ]
     if parts:
-        size += f" ({', '.join(parts)})"
-    return f"{head} {size} in {duration(report.seconds)}"
+        size_text += f" ({', '.join(parts)})"
+    if report.excluded:
+        size_text += f", {amount(report.excluded, 'name')} excluded"
+    return f"{head} {size_text} in {duration(report.seconds)}"

@@ -13,9 +13,28 @@ from packetfs.errors import RefusedError, UsageError, disk_error
 from packetfs.events import Change, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
+from packetfs.volume.ingest import teller
+from packetfs.volume.selection import Pattern, patterns_of
 from packetfs.volume.trees import Trees
 
-__all__ = ["PullReport", "pull"]
+__all__ = ["NO_CARE", "Care", "PullReport", "pull"]
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """What a pull spares; by default nothing in particular."""
+
+    exclude: Sequence[str | bytes | Pattern] = ()
+    """Lines as in .gitignore, for paths beneath the target: what they match is not written, deleted or touched."""
+    delete_max: int | None = None
+    """If more names would be deleted, none is."""
+    backup: str | bytes | os.PathLike[str] | None = None
+    """A directory to which what is replaced or deleted is moved, with its path."""
+    checksum: bool = False
+    """Compare files by content, not by size and time."""
+
+
+NO_CARE = Care()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,8 @@ class PullReport:
     owner_not_set: int
     """Names that belong to us instead of their owner, because we are not root."""
     written_bytes: int
+    not_deleted: int = 0
+    """Names that would have been deleted, and were more than `Care.delete_max`."""
 
 
 def pull(
@@ -44,6 +65,7 @@ def pull(
     target: str | bytes,
     *,
     delete: bool = False,
+    care: Care = NO_CARE,
     dry_run: bool = False,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
@@ -51,12 +73,19 @@ def pull(
     """Make the directory `target` hold what `snapshot` has at `path`: a directory's contents, or one file by its name.
 
     Files that are equal in kind, size and time are not touched; others are replaced as a whole. Names that the snapshot
-    does not have stay unless `delete`. If this raises, or the machine stops, each name is old or new, and running it
-    again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong file.
+    does not have stay unless `delete`; `care` spares more. If this raises, or the machine stops, each name is old or
+    new, and running it again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong
+    file.
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
     _refuse_volume(volume, directory, delete=delete)
+    patterns = patterns_of(care.exclude)
+    if care.delete_max is not None and care.delete_max < 0:
+        raise UsageError(f"{care.delete_max} is no number of names", hint="0 or more names may be deleted at most")
+    backup = None if care.backup is None else os.path.abspath(os.fsencode(care.backup))
+    if backup is not None:
+        _refuse_volume(volume, backup, delete=False)
     root, total_files, total_bytes = _what(snapshot, entry, path)
     if delete and entry.page is None:
         raise UsageError(
@@ -76,15 +105,6 @@ def pull(
                 )
             )
 
-    def tell(changes: list[tuple[bytes, str, str, int]]) -> None:
-        if report is not None:
-            report(
-                [
-                    Change(path=name, action=action, kind=kind, size=size)  # type: ignore[arg-type]  # the kernel's words
-                    for name, action, kind, size in changes
-                ]
-            )
-
     with _directory(directory, dry_run=dry_run) as existing:
         done = kernel.checkout(
             volume.space,
@@ -94,7 +114,11 @@ def pull(
             dry_run=dry_run,
             owner=os.geteuid() == 0,
             progress=advance,
-            report=tell,
+            report=teller(report),
+            exclude=patterns,
+            backup=backup,
+            delete_max=care.delete_max,
+            checksum=care.checksum,
         )
     return PullReport(
         snapshot=snapshot,
@@ -107,6 +131,7 @@ def pull(
         unsupported=done.unsupported,
         owner_not_set=done.owner_not_set,
         written_bytes=done.written_bytes,
+        not_deleted=done.not_deleted,
     )
 
 

@@ -24,10 +24,12 @@ from packetfs.format.location import check_ref, parse_location
 from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
+from packetfs.sync.checkout import NO_CARE, Care
 from packetfs.sync.link import ID_BYTES, Link
 from packetfs.sync.receiving import Asked, Budget, Filling, ask_for, budget_of, planned_snapshot
 from packetfs.volume import Ref, Source, Status
 from packetfs.volume.replica import Identity, Kept, Replica
+from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.trees import Trees
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -215,17 +217,30 @@ class Session:
         what: "Sequence[Source] | Stream",
         ref: str,
         *,
+        selection: Selection = ALL,
+        checksum: bool = False,
         always: bool = False,
         dry_run: bool = False,
         message: str = "",
         labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pushed":
-        """Store sources or a stream as the next snapshot of `ref` at the origin. See `transfer.push`."""
+        """Store sources, as far as selected, or a stream as the next snapshot of `ref`. See `transfer.push`."""
         from packetfs.sync import transfer
 
         return transfer.push(
-            self, what, ref, always=always, dry_run=dry_run, message=message, labels=labels, progress=progress
+            self,
+            what,
+            ref,
+            selection=selection,
+            checksum=checksum,
+            always=always,
+            dry_run=dry_run,
+            message=message,
+            labels=labels,
+            progress=progress,
+            changes=report,
         )
 
     def pull(
@@ -234,6 +249,7 @@ class Session:
         target: str | bytes,
         *,
         delete: bool = False,
+        care: Care = NO_CARE,
         dry_run: bool = False,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
@@ -249,6 +265,7 @@ class Session:
             inside.path,
             target,
             delete=delete,
+            care=care,
             dry_run=dry_run,
             progress=progress,
             report=report,

@@ -18,14 +18,24 @@ from packetfs.format.location import check_ref
 from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, check_labels, check_message, cleaned, fitting
 from packetfs.format.when import When
 from packetfs.sync import checkout
-from packetfs.sync.checkout import PullReport
+from packetfs.sync.checkout import NO_CARE, Care, PullReport
 from packetfs.sync.link import ID_BYTES
 from packetfs.sync.plan import asks, numbers_of, retries
 from packetfs.sync.session import Session, Traffic
 from packetfs.sync.usage import Usage
 from packetfs.volume import PushReport, Source
 from packetfs.volume.commit import Proposal, snapshot_of
-from packetfs.volume.ingest import Ingest, StreamIngest, differs, page_of, problems_of, refuse_lease, statistics_of
+from packetfs.volume.ingest import (
+    Ingest,
+    StreamIngest,
+    differs,
+    page_of,
+    problems_of,
+    refuse_lease,
+    statistics_of,
+    tell_changes,
+)
+from packetfs.volume.selection import ALL, Selection
 from packetfs.wire import protocol
 
 if TYPE_CHECKING:
@@ -70,16 +80,20 @@ def push(
     what: Sequence[Source] | Stream,
     ref: str,
     *,
+    selection: Selection = ALL,
+    checksum: bool = False,
     always: bool = False,
     dry_run: bool = False,
     message: str = "",
     labels: Labels = NO_LABELS,
     progress: Watch | None = None,
+    changes: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pushed:
-    """Store sources or a stream as the next snapshot of `ref` at the origin. See `Volume.push`: it promises the same.
+    """Store sources, as far as selected, or a stream as the next snapshot of `ref` at the origin.
 
-    If this raises, the ref is where it was; when the connection ends while one waits for the commit, it may have
-    moved. What the origin has received until then stays there, so that running it again sends the rest.
+    See `Volume.push`: it promises the same. If this raises, the ref is where it was; when the connection ends while one
+    waits for the commit, it may have moved. What the origin has received until then stays there, so that running it
+    again sends the rest.
     """
     session.check_writer()
     check_ref(ref)
@@ -89,9 +103,13 @@ def push(
         session.settle()
         known, fresh = session.current(ref)
         try:
+            if isinstance(what, Stream):
+                found: Ingest | StreamIngest = StreamIngest(session.replica, *what)
+            else:
+                found = Ingest(session.replica, what, selection, checksum=checksum)
             report, counts = _push_once(
                 session,
-                what,
+                found,
                 ref,
                 known,
                 fresh,
@@ -100,6 +118,7 @@ def push(
                 message=message,
                 labels=labels,
                 progress=progress,
+                changes=changes,
             )
         except ConflictError as error:
             session.forget(ref)
@@ -130,6 +149,7 @@ def pull(
     target: str | bytes,
     *,
     delete: bool = False,
+    care: Care = NO_CARE,
     dry_run: bool = False,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
@@ -146,6 +166,7 @@ def pull(
                 path,
                 target,
                 delete=delete,
+                care=care,
                 dry_run=dry_run,
                 progress=progress,
                 report=report,
@@ -179,7 +200,7 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
 
 def _push_once(
     session: Session,
-    what: Sequence[Source] | Stream,
+    found: Ingest | StreamIngest,
     ref: str,
     known: Snapshot | None,
     fresh: bool,  # noqa: FBT001 - handed on
@@ -189,11 +210,11 @@ def _push_once(
     message: str,
     labels: Labels,
     progress: Watch | None,
+    changes: Callable[[Sequence[Change]], None] | None,
 ) -> tuple[PushReport, tuple[int, int, int, int]]:
     """One try: against what `ref` is known to name."""
     env, replica = session.env, session.replica
     begun_s = env.monotonic_s()
-    found = StreamIngest(replica, *what) if isinstance(what, Stream) else Ingest(replica, what)
     if known is not None and replica.kept(known.id) is None:
         session.receive(ref, known.name, b"", data=False)
     cache = found.cache
@@ -207,6 +228,7 @@ def _push_once(
                 dry_run=dry_run,
                 progress=progress,
                 ask=sending if sending.asks else None,
+                keep_pages=changes is not None,
             )
             changed = always or differs(known, ingested, root_is_source=found.root_is_source)
             snapshot = known
@@ -238,6 +260,7 @@ def _push_once(
     finally:
         if cache is not None:
             cache.discard()
+    tell_changes(replica, known, ingested, changes)
     report = PushReport(
         ref=ref,
         snapshot=snapshot,
@@ -245,6 +268,7 @@ def _push_once(
         dry_run=dry_run,
         statistics=statistics_of(ingested),
         problems=problems_of(ingested),
+        excluded=ingested.excluded,
         seconds=env.monotonic_s() - begun_s,
     )
     return report, counts

@@ -8,14 +8,17 @@ from packetfs.format.snapshot import Snapshot, Statistics
 from packetfs.kernel import Entry
 from packetfs.volume.ingest import PushReport, Source, sources_of
 from packetfs.volume.refs import Ref
+from packetfs.volume.selection import Pattern, Selection
 from packetfs.volume.status import Status
 from packetfs.volume.volume import Volume
 
 __all__ = [
     "Entry",
+    "Pattern",
     "Position",
     "PushReport",
     "Ref",
+    "Selection",
     "Snapshot",
     "Source",
     "Statistics",

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
-from packetfs.events import Problem, ProblemKind, Progress
+from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Labels, Snapshot, Statistics
 from packetfs.volume import refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
+from packetfs.volume.selection import ALL, Selection
 
 if TYPE_CHECKING:
     from packetfs.volume.volume import Volume
@@ -39,6 +40,8 @@ __all__ = [
     "refuse_lease",
     "sources_of",
     "statistics_of",
+    "tell_changes",
+    "teller",
 ]
 
 # A file system's clock ticks with the kernel's timer (at most 10 ms) and lags behind ours by up to one tick.
@@ -69,9 +72,12 @@ class PushReport:
     problems: tuple[Problem, ...]
     """Files that could not be stored; everything else was. The first 65,536: `statistics.problems` counts them all."""
     seconds: float
+    excluded: int = 0
+    """Names that were met and not selected; in a directory that is as it was nobody meets any."""
 
 
 Watch = Callable[[Progress], None]
+Tell = Callable[[Sequence[Change]], None]
 
 
 def sources_of(paths: Sequence[str | bytes | os.PathLike[str]]) -> list[Source]:
@@ -129,11 +135,19 @@ class Asking(Protocol):
 class Ingest:
     """One ingest of some sources: checked when it is made, then to be `run` once."""
 
-    def __init__(self, holder: Holder, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, holder: Holder, sources: Sequence[Source], selection: Selection = ALL, *, checksum: bool = False
+    ) -> None:
+        """With `checksum` every file is read, whatever the stat cache says of it."""
         self._holder = holder
         self.sources = [Source(os.path.abspath(source.path), source.name) for source in sources]
         _check_sources(self.sources, holder.path)
-        self.cache = StatCache(holder.path, holder.keys.cache_name(_parts(self.sources)), holder.env)
+        if selection.names is not None and self.sources[0].name is not None:
+            raise UsageError("names to select are relative to one directory", hint="push a single directory")
+        self._selection = selection.kernel()
+        self._checksum = checksum
+        parts = [*_parts(self.sources), *selection.parts()]
+        self.cache = StatCache(holder.path, holder.keys.cache_name(parts), holder.env)
 
     @property
     def root_is_source(self) -> bool:
@@ -154,13 +168,17 @@ class Ingest:
         dry_run: bool,
         progress: Watch | None,
         ask: Asking | None = None,
+        keep_pages: bool = False,
     ) -> kernel.Ingested:
-        """Walk, read and store. `next_` is where the next stat cache is written; `ask` is for a replica."""
+        """Walk, read and store. `next_` is where the next stat cache is written; `ask` is for a replica.
+
+        With `keep_pages` a dry run can tell what would change.
+        """
         holder = self._holder
         return kernel.ingest(
             holder.space,
             [(source.path, source.name) for source in self.sources],
-            prior=self.cache.prior(),
+            prior=None if self._checksum else self.cache.prior(),
             next=next_,
             previous=previous,
             clean_before_ns=clean_before_ns(holder.path, self.sources, holder.env),
@@ -169,6 +187,8 @@ class Ingest:
             grant=grant,
             progress=watcher(progress),
             ask=ask,
+            selection=self._selection,
+            keep_pages=keep_pages,
         )
 
 
@@ -195,9 +215,10 @@ class StreamIngest:
         dry_run: bool,
         progress: Watch | None,
         ask: Asking | None = None,
+        keep_pages: bool = False,
     ) -> kernel.Ingested:
         """Read and store."""
-        del previous, next_  # nothing is known of a stream before it is read
+        del previous, next_, keep_pages  # nothing is known of a stream before it is read
         return kernel.ingest_stream(
             self._holder.space,
             self._fd,
@@ -221,10 +242,11 @@ def push(
     message: str,
     labels: Labels,
     progress: Watch | None,
+    report: Tell | None = None,
 ) -> PushReport:
     """Store what `found` reads as the next snapshot of `ref`. See `Volume.push`."""
     pushing = _Push(volume, found, ref, always=always, message=message, labels=labels)
-    return pushing.run(dry_run=dry_run, progress=progress)
+    return pushing.run(dry_run=dry_run, progress=progress, report=report)
 
 
 class _Push:
@@ -248,7 +270,7 @@ class _Push:
         self.labels = labels
         self.begun_s = volume.env.monotonic_s()
 
-    def run(self, *, dry_run: bool, progress: Watch | None) -> PushReport:
+    def run(self, *, dry_run: bool, progress: Watch | None, report: Tell | None) -> PushReport:
         """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
         volume, found, cache = self.volume, self.found, self.found.cache
         before = self._where_the_ref_is()
@@ -257,7 +279,14 @@ class _Push:
             with volume.filling() as filling:
                 grant = refuse_lease if dry_run else filling.grant
                 try:
-                    ingested = found.run(grant, page_of(before), next_cache, dry_run=dry_run, progress=progress)
+                    ingested = found.run(
+                        grant,
+                        page_of(before),
+                        next_cache,
+                        dry_run=dry_run,
+                        progress=progress,
+                        keep_pages=report is not None,
+                    )
                 except KeyboardInterrupt:
                     filling.keep_granted()
                     raise
@@ -283,6 +312,7 @@ class _Push:
             # The ref has moved: that a full disk has no room for a derived file must not look as if it had not.
             with suppress(UnavailableError):
                 volume.space.publish_index()
+        tell_changes(volume, before, ingested, report)
         return PushReport(
             ref=self.ref,
             snapshot=after,
@@ -291,6 +321,7 @@ class _Push:
             statistics=statistics_of(ingested),
             problems=problems_of(ingested),
             seconds=volume.env.monotonic_s() - self.begun_s,
+            excluded=ingested.excluded,
         )
 
     def _where_the_ref_is(self) -> Snapshot | None:
@@ -481,6 +512,28 @@ def watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]
             progress(Progress(phase="storing", files=files, bytes=done, new_bytes=new))
 
     return watch
+
+
+def teller(report: Tell | None) -> Callable[[list[tuple[bytes, str, str, int, str]]], None]:
+    """What the kernel tells of changes, as events."""
+
+    def tell(changes: list[tuple[bytes, str, str, int, str]]) -> None:
+        if report is not None:
+            report(
+                [
+                    Change(path=path, action=action, kind=kind, size=size, letters=letters)  # type: ignore[arg-type]
+                    for path, action, kind, size, letters in changes  # the kernel's words
+                ]
+            )
+
+    return tell
+
+
+def tell_changes(holder: Holder, before: Snapshot | None, ingested: kernel.Ingested, report: Tell | None) -> None:
+    """Tell in what a tree differs from a snapshot: one that is committed, or of a dry run that kept its pages."""
+    if report is None:
+        return
+    ingested.changes(holder.space, page_of(before), teller(report))
 
 
 def _tell(progress: Watch | None, event: Progress) -> None:

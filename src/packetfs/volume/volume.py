@@ -23,7 +23,7 @@ from packetfs.errors import (
     UsageError,
     disk_error,
 )
-from packetfs.events import Progress
+from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
 from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, Descriptor, decode_descriptor
 from packetfs.format.entry import Position
@@ -36,6 +36,7 @@ from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.pins import Pin
 from packetfs.volume.refs import Ref
+from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.space import Durable, Filling
 from packetfs.volume.status import Status, status_of
 from packetfs.volume.trees import Trees
@@ -144,21 +145,34 @@ class Volume(Trees):
         sources: Sequence[Source],
         ref: str,
         *,
+        selection: Selection = ALL,
+        checksum: bool = False,
         dry_run: bool = False,
         always: bool = False,
         message: str = "",
         labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
-        """Store `sources` as the next snapshot of `ref`; the report says what was new.
+        """Store what is selected of `sources` as the next snapshot of `ref`; the report says what was new.
 
         When nothing differs from what the ref names, no snapshot is made, unless `always`. When this returns, the
         snapshot survives a power cut. When it raises, the ref is where it was; what had been stored until then stays,
         so that pushing again is quick. ConflictError if the ref moved meanwhile. Files that could not be read are in
-        `problems` and missing from the snapshot.
+        `problems` and missing from the snapshot. With `checksum` every file is read, also where nothing of it seems
+        to have changed. `report` is told what differs from the snapshot before, once it is stored.
         """
-        found = Ingest(self, sources)
-        return self._push(found, ref, dry_run=dry_run, always=always, message=message, labels=labels, progress=progress)
+        found = Ingest(self, sources, selection, checksum=checksum)
+        return self._push(
+            found,
+            ref,
+            dry_run=dry_run,
+            always=always,
+            message=message,
+            labels=labels,
+            progress=progress,
+            report=report,
+        )
 
     def push_stream(
         self,
@@ -389,6 +403,7 @@ class Volume(Trees):
         message: str,
         labels: Labels,
         progress: Callable[[Progress], None] | None,
+        report: Callable[[Sequence[Change]], None] | None = None,
     ) -> PushReport:
         check_ref(ref)
         self.check_writable()
@@ -404,6 +419,7 @@ class Volume(Trees):
                 message=message,
                 labels=labels,
                 progress=progress,
+                report=report,
             )
 
     @contextmanager

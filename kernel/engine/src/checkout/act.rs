@@ -15,6 +15,7 @@ use rustix::fs::{self, FlockOperation, Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use super::plan::{Attributes, Over};
+use super::spare::Backup;
 use super::work::at;
 use crate::beneath::{Dir, Name, times};
 use crate::page::EntryKind;
@@ -287,22 +288,33 @@ pub struct Group {
     /// Counts groups, from 1.
     number: u64,
     moves: Vec<Move>,
-    removals: Vec<(Arc<Home>, Vec<u8>, Vec<u8>)>,
+    removals: Vec<Removal>,
+    /// Where what is replaced or removed goes, if it is kept.
+    backup: Option<Arc<Backup>>,
     finishes: Vec<Finish>,
     /// The directories that it holds open, told apart by where they are in memory.
     held: HashSet<usize>,
     path_bytes: usize,
 }
 
+/// A name that goes, with all that is beneath it.
+struct Removal {
+    home: Arc<Home>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+    /// It is only what a checkout has left behind.
+    is_rubbish: bool,
+}
+
 impl Group {
-    /// The first group.
-    pub fn first() -> Self {
-        Group { number: 1, ..Group::default() }
+    /// The first group; what it and those after it replace and remove is moved to `backup`.
+    pub fn first(backup: Option<Arc<Backup>>) -> Self {
+        Group { number: 1, backup, ..Group::default() }
     }
 
     /// The group after this one.
     pub fn next(&self) -> Self {
-        Group { number: self.number + 1, ..Group::default() }
+        Group { number: self.number + 1, backup: self.backup.clone(), ..Group::default() }
     }
 
     /// Whether nobody can see yet what is made in `home`.
@@ -346,9 +358,9 @@ impl Group {
     }
 
     /// Has `name` in `home` removed with the group, and all that is beneath it.
-    pub fn add_removal(&mut self, home: Arc<Home>, name: Vec<u8>, path: Vec<u8>) {
+    pub fn add_removal(&mut self, home: Arc<Home>, name: Vec<u8>, path: Vec<u8>, is_rubbish: bool) {
         self.hold(&home, &path);
-        self.removals.push((home, name, path));
+        self.removals.push(Removal { home, name, path, is_rubbish });
     }
 
     /// Has a directory get its mode, owner and time with the group.
@@ -363,12 +375,17 @@ impl Group {
     pub fn show(self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         for moved in self.moves {
             fault::point();
-            move_into_place(&moved).map_err(|error| at(&moved.path, error))?;
+            move_into_place(&moved, self.backup.as_deref()).map_err(|error| at(&moved.path, error))?;
         }
-        for (home, name, path) in self.removals {
+        for Removal { home, name, path, is_rubbish } in self.removals {
             fault::point();
-            let removed = home.dir.remove_tree(Name::new(&name)?);
-            removed.map_err(|error| at(&path, Error::io("remove", "", error)))?;
+            let name = Name::new(&name)?;
+            match self.backup.as_deref().filter(|_| !is_rubbish) {
+                Some(backup) => backup.take(&home.dir, name, &path)?,
+                None => {
+                    home.dir.remove_tree(name).map_err(|error| at(&path, Error::io("remove", "", error)))?;
+                }
+            }
             tick()?;
         }
         for finish in self.finishes {
@@ -454,25 +471,42 @@ impl ToSync {
     }
 }
 
-fn move_into_place(moved: &Move) -> Result<()> {
+fn move_into_place(moved: &Move, backup: Option<&Backup>) -> Result<()> {
     let (waiting, name) = (Name::new(&moved.waiting)?, Name::new(&moved.name)?);
     let (from, to) = (&moved.from.dir, &moved.to.dir);
     let failed = |error| Error::io("move into place", "", error);
     if moved.over != Over::Unlike {
+        if let Some(backup) = backup {
+            backup.keep(to, name, &moved.path)?;
+        }
         return match from.rename(waiting, to, name) {
             // Something has come into the way since it was looked at.
-            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => replace(moved, waiting, name),
+            Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => replace(moved, waiting, name, backup),
             answer => answer.map_err(failed),
         };
     }
-    replace(moved, waiting, name)
+    replace(moved, waiting, name, backup)
 }
 
 /// A directory takes the place of something that is none, or the other way round: they change places, and what
 /// was there is removed out of sight. A file system without that step loses the old name for an instant.
-fn replace(moved: &Move, waiting: Name<'_>, name: Name<'_>) -> Result<()> {
+fn replace(moved: &Move, waiting: Name<'_>, name: Name<'_>, backup: Option<&Backup>) -> Result<()> {
     let (from, to) = (&moved.from.dir, &moved.to.dir);
     let failed = |error| Error::io("move into place", "", error);
+    if let Some(backup) = backup {
+        // Out of sight it could be lost; so it goes to the backup first, and the name is nobody's for an instant.
+        match moved.delete {
+            true => backup.take(to, name, &moved.path)?,
+            false => match to.remove_directory(name) {
+                Err(Errno::NOTDIR) => backup.take(to, name, &moved.path)?,
+                Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(not_empty()),
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed(error)),
+            },
+        }
+        fault::point();
+        return from.rename(waiting, to, name).map_err(failed);
+    }
     let exchanged = match from.exchange(waiting, to, name) {
         Ok(()) => true,
         Err(Errno::NOENT) => return from.rename(waiting, to, name).map_err(failed),
@@ -527,16 +561,23 @@ pub fn set_time(dir: &Dir, mtime_ns: i64) -> Result<()> {
     fs::futimens(dir, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
 }
 
-/// Gives a file that is there another mode. `EACCES` if it cannot be opened for that, `ESTALE` if it is not the one of
+/// Gives a file that is there another mode, and time if one is given. `EACCES` if it cannot be opened for that, `ESTALE` if it is not the one of
 /// this device and number any more, or has got another name: the mode would be changed there too.
-pub fn touch_file(dir: &Dir, name: Name<'_>, identity: (u64, u64), mode: u32) -> rustix::io::Result<()> {
+pub fn touch_file(
+    dir: &Dir,
+    name: Name<'_>,
+    identity: (u64, u64),
+    mode: u32,
+    mtime_ns: Option<i64>,
+) -> rustix::io::Result<()> {
     let file = dir.read(name)?;
     let stat = fs::fstat(&file)?;
     let regular = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
     if !regular || (stat.st_dev, stat.st_ino) != identity || stat.st_nlink != 1 {
         return Err(Errno::STALE);
     }
-    fs::fchmod(&file, Mode::from_raw_mode(mode))
+    fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    mtime_ns.map_or(Ok(()), |mtime_ns| fs::futimens(&file, &times(mtime_ns)))
 }
 
 /// The target, made if it is missing.

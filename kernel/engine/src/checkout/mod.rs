@@ -9,6 +9,7 @@
 
 pub mod act;
 pub mod plan;
+pub mod spare;
 pub mod work;
 
 use std::collections::HashMap;
@@ -22,7 +23,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::beneath::{Dir, Listed, Name};
-use crate::gather::Source;
+use crate::gather::{self, Source};
+use crate::itemize::Aspects;
 use crate::keys::Digest;
 use crate::page::{Entry, EntryKind, PageRef};
 use crate::space::Space;
@@ -30,6 +32,7 @@ use crate::tree::Entries;
 use crate::{Error, Result};
 use act::{Finish, Group, Home, Move, Others, Parked, Staging};
 use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
+use spare::{Backup, Care};
 use work::{Feeder, FileJob, Pool, at};
 
 /// Names in a group: with more, a kill would take back more work than a second's.
@@ -60,7 +63,7 @@ pub enum Root {
 }
 
 /// How to write it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Remove what the tree does not have.
     pub delete: bool,
@@ -68,6 +71,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Restore owners; only root can, others' wish is counted in [`Report::owner_not_set`].
     pub owner: bool,
+    /// What is spared.
+    pub care: Care,
 }
 
 /// Is told what happens. An error from it stops the checkout between two changes.
@@ -98,6 +103,8 @@ pub struct Change {
     pub kind: EntryKind,
     /// Bytes of a file.
     pub size: u64,
+    /// In what it differed.
+    pub differs: Aspects,
 }
 
 /// What can be done to a name.
@@ -124,6 +131,8 @@ pub struct Report {
     pub metadata: u64,
     /// Names removed, each with all that was beneath it.
     pub deleted: u64,
+    /// Names that would have been removed, but were more than [`Care::delete_max`].
+    pub not_deleted: u64,
     /// Names left alone.
     pub unchanged: u64,
     /// Bytes of content written.
@@ -165,11 +174,59 @@ pub fn checkout_from<S: Source>(
     options: &Options,
     watch: &mut dyn Watch,
 ) -> Result<Report> {
+    let mut options = options.clone();
+    let mut not_deleted = 0;
+    if let (true, Some(most)) = (options.delete, options.care.delete_max) {
+        let planned = count_deletions(source, root, target, &options, watch)?;
+        if planned > most {
+            (options.delete, not_deleted) = (false, planned);
+        }
+    }
+    let report = checkout_with(source, root, base, target, &options, false, watch)?;
+    Ok(Report { not_deleted, ..report })
+}
+
+/// How many names a checkout would remove, each one in a directory that goes counted.
+fn count_deletions<S: Source>(
+    source: &S,
+    root: &Root,
+    target: &Path,
+    options: &Options,
+    watch: &mut dyn Watch,
+) -> Result<u64> {
+    struct Quiet<'w>(&'w mut dyn Watch);
+    impl Watch for Quiet<'_> {
+        fn progress(&mut self, _: &Progress) -> Result<()> {
+            self.0.progress(&Progress::default())
+        }
+
+        fn report(&mut self, _: &[Change]) -> Result<()> {
+            Ok(())
+        }
+    }
+    let care = Care { checksum: false, ..options.care.clone() };
+    let options = Options { dry_run: true, care, ..options.clone() };
+    Ok(checkout_with(source, root, None, target, &options, true, &mut Quiet(watch))?.deleted)
+}
+
+fn checkout_with<S: Source>(
+    source: &S,
+    root: &Root,
+    base: Option<&PageRef>,
+    target: &Path,
+    options: &Options,
+    counts: bool,
+    watch: &mut dyn Watch,
+) -> Result<Report> {
     // Missing is fine: then nothing beneath the target can be it.
     let volume = source.directory().and_then(|path| Dir::open(path).and_then(|dir| dir.stat_self()).ok());
     let places = match options.dry_run {
         true => Places::looked_at(target)?,
         false => Places::made(target)?,
+    };
+    let backup = match (&options.care.backup, &places.root) {
+        (Some(path), Some(root)) => Backup::open(path, root, options.dry_run)?.map(Arc::new),
+        _ => None,
     };
     let pool = Pool::new(source);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
@@ -177,7 +234,8 @@ pub fn checkout_from<S: Source>(
         for _ in 1..if options.dry_run { 1 } else { threads } {
             scope.spawn(|| pool.serve());
         }
-        let mut checkout = Checkout::new(source, &pool, places, options, watch);
+        let mut checkout = Checkout::new(source, &pool, places, options, backup, watch);
+        checkout.counts = counts;
         checkout.volume = volume.map(|stat| (stat.st_dev, stat.st_ino));
         let answer = checkout.run(root, base);
         pool.close();
@@ -359,6 +417,11 @@ struct Checkout<'a, 's, S: Source> {
     pool: &'a Pool<'s, S>,
     feeder: Feeder<'a, 's, S>,
     root: Option<Arc<Home>>,
+    backup: Option<Arc<Backup>>,
+    /// Names are only counted, in directories that go as well.
+    counts: bool,
+    /// In what the name that the walk is at differs.
+    differs: Aspects,
     /// Made when the first thing has to wait in it, so that a checkout that changes nothing touches nothing.
     staging: Option<Staging>,
     others: Others,
@@ -389,6 +452,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         pool: &'a Pool<'s, S>,
         places: Places,
         options: &'a Options,
+        backup: Option<Arc<Backup>>,
         watch: &'a mut dyn Watch,
     ) -> Self {
         let Places { root, others } = places;
@@ -402,9 +466,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             pool,
             feeder: Feeder::new(pool),
             root,
+            backup: backup.clone(),
+            counts: false,
+            differs: Aspects::default(),
             staging: None,
             others,
-            group: Group::first(),
+            group: Group::first(backup),
             pending: None,
             group_bytes: 0,
             group_files: 0,
@@ -553,6 +620,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Some(home) if there => self.look(home, name, entry.kind)?,
             _ => None,
         };
+        let is_directory = entry.kind == EntryKind::Directory;
+        let stands_as_directory = found.as_ref().is_some_and(|found| found.kind == FoundKind::Directory);
+        if self.options.care.excludes(&self.path, is_directory)
+            || stands_as_directory && !is_directory && self.options.care.excludes(&self.path, true)
+        {
+            return Ok(());
+        }
         let was = match self.levels.last_mut().and_then(|level| level.base.as_mut()) {
             Some(base) => base.find(&entry.name)?,
             None => None,
@@ -565,8 +639,26 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         if let Some(found) = &found {
             self.refuse_volume(found)?;
+            if self.backup.as_ref().is_some_and(|backup| backup.is(found.identity)) {
+                let what = "the snapshot has it, and it is the directory for backups".into();
+                return Err(at(&self.path, Error::Refused(what)));
+            }
         }
-        match plan::decide(&entry, found.as_ref(), was.as_ref(), &self.rules) {
+        let same_content = match (&home, &found) {
+            (Some(home), Some(found)) if self.options.care.checksum => self.same_content(home, name, &entry, found)?,
+            _ => None,
+        };
+        let other_content = same_content.map_or_else(
+            || was.as_ref().is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest),
+            |same| !same,
+        );
+        self.differs =
+            found.as_ref().map_or(Aspects::default(), |found| plan::differs(&entry, found, other_content, &self.rules));
+        let step = plan::decide(&entry, found.as_ref(), was.as_ref(), same_content, &self.rules);
+        if let (true, Step::Make(Over::Unlike), Some(home), true) = (self.counts, step, &home, stands_as_directory) {
+            return self.descend_surplus(&Arc::clone(home), &entry.name);
+        }
+        match step {
             Step::Unsupported => {
                 self.report.unsupported += 1;
                 Ok(())
@@ -583,6 +675,19 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 self.report.unchanged += 1;
                 Ok(())
             }
+        }
+    }
+
+    /// Whether a file holds what it should; `None` where its size says no already, or it is none.
+    fn same_content(&self, home: &Home, name: Name<'_>, entry: &Entry, found: &Found) -> Result<Option<bool>> {
+        if entry.kind != EntryKind::File || found.kind != FoundKind::File || found.size != entry.size {
+            return Ok(None);
+        }
+        match home.dir.read(name) {
+            Ok(file) => gather::holds(self.source, file, entry).map(Some).map_err(|error| at(&self.path, error)),
+            // Nobody may read it: it is written anew.
+            Err(Errno::ACCESS) => Ok(Some(false)),
+            Err(errno) => Err(at(&self.path, Error::io("read", "", errno))),
         }
     }
 
@@ -679,6 +784,17 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         differs: Differs,
     ) {
         let entries = self.stored(page);
+        self.push_level(home, entries, listed, attributes, differs);
+    }
+
+    fn push_level(
+        &mut self,
+        home: Option<Arc<Home>>,
+        entries: Stored<'s, S>,
+        listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
+        attributes: Option<Attributes>,
+        differs: Differs,
+    ) {
         self.levels.push(Level {
             home,
             parked: None,
@@ -879,7 +995,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         self.refuse_mount(home, name)?;
         if self.options.delete {
-            return Ok(());
+            return match home.dir.enter(Name::new(name)?) {
+                Ok(dir) if self.has_spared(&dir)? => Err(at(&self.path, holds_spared())),
+                _ => Ok(()),
+            };
         }
         let inner = home.dir.enter(Name::new(name)?).and_then(|dir| dir.list());
         match inner.map_err(|e| at(&self.path, Error::io("list", "", e)))?.is_empty() {
@@ -901,8 +1020,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             self.change(Action::Metadata, &entry);
             return Ok(());
         };
-        let mode = self.rules.attributes(&entry).mode;
-        match act::touch_file(&home.dir, Name::new(&entry.name)?, found.identity, mode) {
+        let Attributes { mode, mtime_ns, .. } = self.rules.attributes(&entry);
+        let mtime_ns = (mtime_ns != found.mtime_ns).then_some(mtime_ns);
+        match act::touch_file(&home.dir, Name::new(&entry.name)?, found.identity, mode, mtime_ns) {
             // It is somebody else's, or its owner may not read it and so not open it, or it is not the file that was
             // looked at: it is written anew, and other names of its group are not linked to it.
             Err(Errno::ACCESS | Errno::PERM | Errno::STALE | Errno::LOOP | Errno::NOENT) => {
@@ -938,14 +1058,51 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let found = found(&stat, Vec::new());
         self.refuse_volume(&found)?;
         if found.kind == FoundKind::Directory {
+            if self.options.care.excludes(&self.path, true)
+                || self.backup.as_ref().is_some_and(|it| it.is(found.identity))
+            {
+                return Ok(());
+            }
+            let dir = home.dir.enter(Name::new(&listed.name)?).map_err(|e| at(&self.path, Error::io("open", "", e)))?;
+            if !left_behind && self.has_spared(&dir)? {
+                return self.descend_surplus(&home, &listed.name);
+            }
             self.refuse_mount(&home, &listed.name)?;
+        } else if self.options.care.excludes(&self.path, false) {
+            return Ok(());
+        }
+        self.differs = Aspects::default();
+        if self.counts && found.kind == FoundKind::Directory {
+            self.change(Action::Deleted, &Entry::default());
+            return self.descend_surplus(&home, &listed.name);
         }
         if !self.options.dry_run {
-            self.group.add_removal(home, listed.name.into_vec(), self.path.clone());
+            self.group.add_removal(home, listed.name.into_vec(), self.path.clone(), left_behind);
         }
         let kind = kind_of(&stat);
         let size = if kind == EntryKind::File { stat.st_size.max(0).cast_unsigned() } else { 0 };
         self.change(Action::Deleted, &Entry { kind, size, ..Entry::default() });
+        Ok(())
+    }
+
+    /// Whether there is something in a directory that stays whatever happens to it.
+    fn has_spared(&self, dir: &Dir) -> Result<bool> {
+        let failed = |errno| at(&self.path, Error::io("look into", "", errno));
+        if let Some(backup) = &self.backup {
+            let stat = dir.stat_self().map_err(failed)?;
+            if backup.is_beneath((stat.st_dev, stat.st_ino)) {
+                return Ok(true);
+            }
+        }
+        self.options.care.excludes_beneath(dir, &self.path).map_err(failed)
+    }
+
+    /// Goes into a directory that the tree does not have: what is in it is surplus, and it stays itself.
+    fn descend_surplus(&mut self, home: &Arc<Home>, name: &[u8]) -> Result<()> {
+        let dir = home.dir.enter(Name::new(name)?).map_err(|e| at(&self.path, Error::io("open", "", e)))?;
+        let inner = Arc::new(Home::beneath(dir, home).map_err(|error| at(&self.path, error))?);
+        let listed = list(Some(&inner)).map_err(|error| at(&self.path, error))?;
+        self.push_level(Some(inner), Stored::Given(Vec::new().into_iter()), listed, None, Differs::NOTHING);
         Ok(())
     }
 
@@ -1009,7 +1166,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             level.changed = true;
         }
         self.change_path_bytes += self.path.len();
-        self.changes.push(Change { path: self.path.clone(), action, kind: entry.kind, size: entry.size });
+        let differs = self.differs;
+        self.changes.push(Change { path: self.path.clone(), action, kind: entry.kind, size: entry.size, differs });
     }
 
     /// After each name: closes a group that is full, and lets the watcher know in time.
@@ -1086,6 +1244,10 @@ fn tick(told: &mut Instant, watch: &mut dyn Watch, entries: u64, written_bytes: 
     }
     *told = Instant::now();
     watch.progress(&Progress { entries, written_bytes })
+}
+
+fn holds_spared() -> Error {
+    Error::Refused("something in it is excluded or is the backup, and the snapshot has no directory there".into())
 }
 
 fn link_group(entry: &Entry) -> LinkGroup {

@@ -1,5 +1,6 @@
 //! What is to be done about one name: decided from two values, with no file in sight.
 
+use crate::itemize::Aspects;
 use crate::page::{Entry, EntryKind};
 
 /// Permission bits that give a program its owner's rights.
@@ -79,7 +80,7 @@ pub enum Over {
 pub enum Step {
     /// It is as it should be.
     Keep,
-    /// Only the mode of a file differs.
+    /// Only the mode of a file differs, or its time where its content was compared.
     Touch,
     /// Make it anew, over what is there.
     Make(Over),
@@ -102,7 +103,14 @@ impl Rules {
 }
 
 /// Decides about `entry`, where `found` stands now, and where the target was last written from a tree that had `was`.
-pub fn decide(entry: &Entry, found: Option<&Found>, was: Option<&Entry>, rules: &Rules) -> Step {
+/// `same_content` is whether a file of the size of `entry` was found to hold what it should; `None`: nobody looked.
+pub fn decide(
+    entry: &Entry,
+    found: Option<&Found>,
+    was: Option<&Entry>,
+    same_content: Option<bool>,
+    rules: &Rules,
+) -> Step {
     let wanted = match entry.kind {
         EntryKind::File => FoundKind::File,
         EntryKind::Directory => FoundKind::Directory,
@@ -125,9 +133,16 @@ pub fn decide(entry: &Entry, found: Option<&Found>, was: Option<&Entry>, rules: 
         }
         FoundKind::Symlink => Step::Keep,
         // Written from other content, which may have had the same size and time.
-        _ if was.is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest) => Step::Make(Over::Same),
+        _ if same_content == Some(false) => Step::Make(Over::Same),
+        _ if same_content.is_none()
+            && was.is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest) =>
+        {
+            Step::Make(Over::Same)
+        }
         // As make does: what has the same size and time has the same content.
-        _ if found.size != entry.size || found.mtime_ns != entry.mtime_ns => Step::Make(Over::Same),
+        _ if found.size != entry.size || same_content.is_none() && found.mtime_ns != entry.mtime_ns => {
+            Step::Make(Over::Same)
+        }
         // But nobody has verified it: it is not given to somebody else, nor somebody's rights to it.
         _ if foreign || gains_rights(&attributes, found, rules) => Step::Make(Over::Same),
         // The other names of a file may be outside the target, or other files in the tree: what is done to one is done
@@ -135,6 +150,21 @@ pub fn decide(entry: &Entry, found: Option<&Found>, was: Option<&Entry>, rules: 
         _ if found.shared && (touch || entry.link_id == 0) => Step::Make(Over::Same),
         _ if touch => Step::Touch,
         _ => Step::Keep,
+    }
+}
+
+/// In what `found` differs from `entry`, as far as it would be changed.
+pub fn differs(entry: &Entry, found: &Found, other_content: bool, rules: &Rules) -> Aspects {
+    let Attributes { mode, owner, mtime_ns } = rules.attributes(entry);
+    let is = |kind, wanted| entry.kind == kind && found.kind == wanted;
+    Aspects {
+        content: other_content || is(EntryKind::Symlink, FoundKind::Symlink) && found.target != entry.target,
+        size: is(EntryKind::File, FoundKind::File) && found.size != entry.size,
+        time: found.mtime_ns != mtime_ns,
+        mode: entry.kind != EntryKind::Symlink && found.mode != mode,
+        owner: owner.is_some_and(|(uid, _)| uid != found.uid),
+        group: owner.is_some_and(|(_, gid)| gid != found.gid),
+        xattrs: false,
     }
 }
 
@@ -164,14 +194,17 @@ mod tests {
     #[test]
     fn what_is_equal_is_kept_and_what_differs_in_one_thing_is_done_as_little_about_as_possible() {
         let file = entry(EntryKind::File);
-        let is = |found: Found| decide(&file, Some(&found), None, &RULES);
+        let is = |found: Found| decide(&file, Some(&found), None, None, &RULES);
         assert_eq!(is(found(FoundKind::File)), Step::Keep);
         assert_eq!(is(Found { mode: 0o600, ..found(FoundKind::File) }), Step::Touch);
         assert_eq!(is(Found { uid: 9, ..found(FoundKind::File) }), Step::Keep);
         assert_eq!(is(Found { size: 4, ..found(FoundKind::File) }), Step::Make(Over::Same));
         assert_eq!(is(Found { mtime_ns: 6, ..found(FoundKind::File) }), Step::Make(Over::Same));
         let owner = Rules { owner: true, ..RULES };
-        assert_eq!(decide(&file, Some(&Found { mode: 0o600, ..found(FoundKind::File) }), None, &owner), Step::Touch);
+        assert_eq!(
+            decide(&file, Some(&Found { mode: 0o600, ..found(FoundKind::File) }), None, None, &owner),
+            Step::Touch
+        );
     }
 
     #[test]
@@ -179,12 +212,12 @@ mod tests {
         let owner = Rules { owner: true, ..RULES };
         let made = Step::Make(Over::Same);
         let file = entry(EntryKind::File);
-        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), None, &owner), made);
-        assert_eq!(decide(&file, Some(&Found { gid: 9, ..found(FoundKind::File) }), None, &owner), made);
+        assert_eq!(decide(&file, Some(&Found { uid: 9, ..found(FoundKind::File) }), None, None, &owner), made);
+        assert_eq!(decide(&file, Some(&Found { gid: 9, ..found(FoundKind::File) }), None, None, &owner), made);
         for (mode, bit) in [(0o4755, 0o4000), (0o2755, 0o2000), (0o6755, 0o6000)] {
             let program = Entry { mode, ..entry(EntryKind::File) };
             for rules in [RULES, owner] {
-                let is = |found: Found| decide(&program, Some(&found), None, &rules);
+                let is = |found: Found| decide(&program, Some(&found), None, None, &rules);
                 assert_eq!(is(Found { mode: 0o755, ..found(FoundKind::File) }), made);
                 assert_eq!(is(Found { mode: 0o711 | bit, ..found(FoundKind::File) }), Step::Touch);
                 assert_eq!(is(Found { mode: 0o711 | bit, uid: 9, gid: 9, ..found(FoundKind::File) }), made);
@@ -198,15 +231,15 @@ mod tests {
         let (single, linked) = (entry(EntryKind::File), Entry { link_id: 1, ..entry(EntryKind::File) });
         let two_names = Found { shared: true, ..found(FoundKind::File) };
         let other_mode = Found { mode: 0o600, ..two_names.clone() };
-        assert_eq!(decide(&single, Some(&two_names), None, &RULES), Step::Make(Over::Same));
-        assert_eq!(decide(&linked, Some(&two_names), None, &RULES), Step::Keep);
-        assert_eq!(decide(&linked, Some(&other_mode), None, &RULES), Step::Make(Over::Same));
+        assert_eq!(decide(&single, Some(&two_names), None, None, &RULES), Step::Make(Over::Same));
+        assert_eq!(decide(&linked, Some(&two_names), None, None, &RULES), Step::Keep);
+        assert_eq!(decide(&linked, Some(&other_mode), None, None, &RULES), Step::Make(Over::Same));
     }
 
     #[test]
     fn a_link_counts_by_where_it_leads() {
         let link = entry(EntryKind::Symlink);
-        let is = |found: Found| decide(&link, Some(&found), None, &RULES);
+        let is = |found: Found| decide(&link, Some(&found), None, None, &RULES);
         assert_eq!(is(Found { mode: 0o777, size: 1, ..found(FoundKind::Symlink) }), Step::Keep);
         assert_eq!(is(Found { mtime_ns: 1, ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
         assert_eq!(is(Found { target: b"u".to_vec(), ..found(FoundKind::Symlink) }), Step::Make(Over::Same));
@@ -224,10 +257,10 @@ mod tests {
             (EntryKind::File, FoundKind::Other, Over::Same),
             (EntryKind::Symlink, FoundKind::File, Over::Same),
         ] {
-            assert_eq!(decide(&entry(kind), Some(&found(there)), None, &RULES), Step::Make(over));
+            assert_eq!(decide(&entry(kind), Some(&found(there)), None, None, &RULES), Step::Make(over));
         }
-        assert_eq!(decide(&entry(EntryKind::Fifo), None, None, &RULES), Step::Unsupported);
-        assert_eq!(decide(&entry(EntryKind::File), None, None, &RULES), Step::Make(Over::Nothing));
+        assert_eq!(decide(&entry(EntryKind::Fifo), None, None, None, &RULES), Step::Unsupported);
+        assert_eq!(decide(&entry(EntryKind::File), None, None, None, &RULES), Step::Make(Over::Nothing));
     }
 
     #[test]

@@ -239,8 +239,8 @@ fn noise(length: usize, mut seed: u64) -> Vec<u8> {
         .collect()
 }
 
-const DELETE: Options = Options { delete: true, dry_run: false, owner: false };
-const PLAIN: Options = Options { delete: false, dry_run: false, owner: false };
+const DELETE: Options = Options { delete: true, dry_run: false, owner: false, care: Care::NONE };
+const PLAIN: Options = Options { delete: false, dry_run: false, owner: false, care: Care::NONE };
 
 fn sample() -> Node {
     dir([
@@ -830,7 +830,7 @@ fn bytes_are_on_disk_before_any_name_shows_them_new_names_included() {
     let target = tempfile::tempdir().unwrap();
     let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
     let group = |kinds: &[EntryKind]| {
-        let mut group = Group::first();
+        let mut group = Group::first(None);
         for (index, kind) in kinds.iter().enumerate() {
             let name = index.to_string().into_bytes();
             let (from, to) = (Arc::clone(&home), Arc::clone(&home));
@@ -851,7 +851,7 @@ fn bytes_are_on_disk_before_any_name_shows_them_new_names_included() {
 fn what_cannot_be_brought_to_disk_is_not_shown() {
     let target = tempfile::tempdir().unwrap();
     let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
-    let mut group = Group::first();
+    let mut group = Group::first(None);
     group.add_move(Move {
         from: Arc::clone(&home),
         waiting: b"missing".to_vec(),
@@ -904,12 +904,12 @@ fn a_file_that_is_not_the_one_that_was_looked_at_is_not_touched() {
     let name = Name::new(b"f").unwrap();
     let identity = (stat.dev(), stat.ino());
 
-    assert_eq!(act::touch_file(&dir, name, (stat.dev(), stat.ino() + 1), 0o600), Err(Errno::STALE));
+    assert_eq!(act::touch_file(&dir, name, (stat.dev(), stat.ino() + 1), 0o600, None), Err(Errno::STALE));
     fs::hard_link(target.path().join("f"), target.path().join("g")).unwrap();
-    assert_eq!(act::touch_file(&dir, name, identity, 0o600), Err(Errno::STALE));
+    assert_eq!(act::touch_file(&dir, name, identity, 0o600, None), Err(Errno::STALE));
     fs::remove_file(target.path().join("g")).unwrap();
     assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode(), stat.mode());
-    act::touch_file(&dir, name, identity, 0o600).unwrap();
+    act::touch_file(&dir, name, identity, 0o600, None).unwrap();
     assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode() & 0o7777, 0o600);
 }
 

@@ -36,6 +36,7 @@ use crate::walk::{Batch, Event, Walk, Work};
 use asking::Asking;
 use owners::Owners;
 use read::{End, Group, Outcome, Reader, Window, attempts};
+use report::KeptPages;
 use settle::{Before, Settle, Settled};
 use store::Store;
 
@@ -58,6 +59,9 @@ enum Message {
 /// nothing. If this fails, what was written counts for nothing and the next ingest stores it again.
 pub fn ingest(space: &Arc<Space>, sources: &[Source], options: &Options, host: &mut dyn Host) -> Result<Ingested> {
     let mut store = Store::new(space, host, options.dry_run);
+    if options.keep_pages {
+        store.keep_pages();
+    }
     let cache = options.prior.as_ref().and_then(|path| StatCache::open(path, &space.volume_id()));
     let cache = cache.filter(|cache| names_stored_pages(space, cache));
     // What an old tree says of its bytes is of no use once they are damaged: all is read again, and what cannot be
@@ -181,7 +185,7 @@ fn attempt(
     let volume = space.data_path(1);
     let volume = volume.parent().and_then(std::path::Path::parent).unwrap_or(&volume);
     let clean = Clean::new(options.clean_before_ns, options.clean_device);
-    let mut walk = Walk::new(sources, before.cache, &space.keys().link, clean, volume)?;
+    let mut walk = Walk::new(sources, &options.selection, before.cache, &space.keys().link, clean, volume)?;
     let reader = reader(space);
     let next = options.next.as_deref().filter(|_| !options.dry_run);
     let mut problems = Vec::new();
@@ -206,7 +210,7 @@ fn attempt(
     let is_elsewhere = |old: PageRef| root.page().is_some_and(|page| page.address != old.address);
     let repaired = before.page.is_none() && options.previous.is_some_and(is_elsewhere);
     let made = finished(space, store, &root, stats)?;
-    Ok(Ingested { problems, cache_written, repaired, ..made })
+    Ok(Ingested { problems, cache_written, repaired, pages: store.take_pages(), ..made })
 }
 
 fn finished(space: &Space, store: &Store<'_>, root: &Entry, stats: Progress) -> Result<Ingested> {
@@ -219,6 +223,7 @@ fn finished(space: &Space, store: &Store<'_>, root: &Entry, stats: Progress) -> 
         problems: Vec::new(),
         cache_written: false,
         repaired: false,
+        pages: KeptPages::default(),
     })
 }
 

@@ -1,12 +1,18 @@
 //! What ingest is asked, what it may ask its host, and what it answers. Values only.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::Result;
+use crate::address::{Address, Extent};
+use crate::checkout::Change;
 use crate::keys::Digest;
 use crate::lease::Lease;
-use crate::page::PageRef;
+use crate::page::{PageRef, decode_root};
+use crate::select::Selection;
+use crate::space::Space;
+use crate::tree::{self, PageBytes, PageSource};
+use crate::{Result, itemize};
 
 /// One thing to store.
 #[derive(Clone, Debug)]
@@ -35,6 +41,10 @@ pub struct Options {
     /// The device of the file system that this clock is of; 0 for none. What lies on another one has to be 2 s older
     /// than our own time as well.
     pub clean_device: u64,
+    /// What of the sources is stored. `prior` is of the same selection, or `None`.
+    pub selection: Selection,
+    /// Keep the pages that a dry run would write in memory, so that [`Ingested::changes`] can be told.
+    pub keep_pages: bool,
     /// Count only: nothing is written, `root` holds addresses that mean nothing, `root_digest` is right.
     pub dry_run: bool,
 }
@@ -96,6 +106,8 @@ pub struct Progress {
     pub unchanged_bytes: u64,
     /// Bytes of new pages and extent lists.
     pub page_bytes: u64,
+    /// Names that were met and not selected; in directories whose names are trusted nobody meets any.
+    pub excluded: u64,
     /// Problems found, those beyond [`PROBLEMS_MAX`] included.
     pub problems: u64,
 }
@@ -110,6 +122,8 @@ pub enum ProblemKind {
     Changed,
     /// The system refused to open or read it. It is not in the snapshot.
     Unreadable,
+    /// It was asked for by name and is not there.
+    Missing,
     /// A socket, fifo or device, or the volume itself. It is not in the snapshot.
     Unsupported,
 }
@@ -145,4 +159,42 @@ pub struct Ingested {
     /// The tree of `Options::previous` is damaged, and this one does not point at what is: to be committed even if
     /// the root digests are equal, because they tell what a tree means and not where it is.
     pub repaired: bool,
+    /// Pages of a dry run, by their address that means nothing.
+    pub(crate) pages: KeptPages,
+}
+
+/// Pages that are in memory only.
+pub(crate) type KeptPages = HashMap<Address, Arc<[u8]>>;
+
+impl Ingested {
+    /// Tells `visit` in what the tree differs from the directory `old`; see [`itemize::changes`]. Unless it was a dry
+    /// run, its pages must be committed.
+    pub fn changes(
+        &self,
+        space: &Space,
+        old: Option<PageRef>,
+        visit: &mut dyn FnMut(Change) -> Result<()>,
+    ) -> Result<()> {
+        let new = decode_root(&self.root)?.page();
+        itemize::changes(&Kept { space, pages: &self.pages }, old, new, visit)
+    }
+}
+
+/// A space, and pages that are in memory only.
+struct Kept<'k> {
+    space: &'k Space,
+    pages: &'k KeptPages,
+}
+
+impl PageSource for Kept<'_> {
+    fn page(&self, page: &PageRef) -> Result<PageBytes> {
+        match self.pages.get(&page.address) {
+            Some(bytes) => tree::verified(PageBytes::new(Arc::clone(bytes)), page, self.space.keys()),
+            None => self.space.page(page),
+        }
+    }
+
+    fn bytes(&self, extent: Extent) -> Result<PageBytes> {
+        self.space.bytes(extent)
+    }
 }

@@ -184,6 +184,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         self.counts.unchanged_bytes += batch.unchanged_bytes;
         self.counts.logical_bytes += batch.unchanged_bytes;
         self.counts.symlinks += batch.unchanged_symlinks;
+        self.counts.excluded += batch.excluded;
         let mut read = groups.iter().flat_map(|group| group.files.iter().map(move |file| (group, file)));
         for event in &batch.events {
             match *event {
@@ -205,6 +206,10 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                 }
                 Event::Gone { name } => {
                     self.arrive(batch.bytes(name))?;
+                }
+                Event::Excluded { name } => {
+                    self.arrive(batch.bytes(name))?;
+                    self.list_again();
                 }
                 Event::Problem { name, kind, errno } => self.absent(batch.bytes(name), kind, errno)?,
             }
@@ -373,10 +378,15 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
     fn absent(&mut self, name: &[u8], kind: ProblemKind, errno: i32) -> Result<()> {
         self.problem(name, kind, errno);
         self.arrive(name)?;
+        self.list_again();
+        Ok(())
+    }
+
+    /// Has the current directory listed again next time.
+    fn list_again(&mut self) {
         if let Some(frame) = self.frames.last_mut() {
             frame.has_problem = true;
         }
-        Ok(())
     }
 
     fn problem(&mut self, name: &[u8], kind: ProblemKind, errno: i32) {

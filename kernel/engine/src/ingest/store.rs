@@ -10,6 +10,7 @@ use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_of, segm
 use crate::digest::{ContentDigest, digest};
 use crate::error::{Error, Result};
 use crate::extent::ListEncoder;
+use crate::ingest::report::KeptPages;
 use crate::ingest::{Host, LeaseHandle, Origin, Progress};
 use crate::keys::{Digest, tag};
 use crate::lease::{ALIGNED_RUN_BYTES, ALIGNMENT, Lease};
@@ -53,6 +54,8 @@ pub struct Store<'h> {
 
 /// What a dry run has instead of a lease.
 struct Dry {
+    /// Pages, if they are kept.
+    pages: Option<KeptPages>,
     seen: HashSet<u64, std::hash::BuildHasherDefault<TagHasher>>,
     head: Address,
 }
@@ -98,7 +101,7 @@ struct List {
 impl<'h> Store<'h> {
     /// A way into `space`. With `dry_run` nothing is written, and addresses mean nothing.
     pub fn new(space: &Arc<Space>, host: &'h mut dyn Host, dry_run: bool) -> Store<'h> {
-        let dry = Dry { seen: HashSet::default(), head: segment_start(DRY_SEGMENT) };
+        let dry = Dry { pages: None, seen: HashSet::default(), head: segment_start(DRY_SEGMENT) };
         Store {
             space: Arc::clone(space),
             host,
@@ -112,6 +115,18 @@ impl<'h> Store<'h> {
             run_tags: HashSet::default(),
             answers: HashMap::default(),
         }
+    }
+
+    /// Has the pages of a dry run kept.
+    pub fn keep_pages(&mut self) {
+        if let Some(dry) = &mut self.dry {
+            dry.pages = Some(KeptPages::new());
+        }
+    }
+
+    /// The pages that were kept.
+    pub fn take_pages(&mut self) -> KeptPages {
+        self.dry.as_mut().and_then(|dry| dry.pages.take()).unwrap_or_default()
     }
 
     /// Whether there is an origin to ask.
@@ -398,7 +413,11 @@ impl<'h> Store<'h> {
 
 impl PageSink for Store<'_> {
     fn store(&mut self, bytes: &[u8], _digest: &Digest) -> Result<(Address, u32)> {
-        Ok((self.store_tree(bytes)?, bytes.len() as u32))
+        let address = self.store_tree(bytes)?;
+        if let Some(Dry { pages: Some(pages), .. }) = &mut self.dry {
+            pages.insert(address, bytes.into());
+        }
+        Ok((address, bytes.len() as u32))
     }
 }
 

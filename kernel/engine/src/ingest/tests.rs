@@ -20,6 +20,7 @@ use crate::chunker::Params;
 use crate::keys::Keys;
 use crate::lease::Lease;
 use crate::page::decode_root;
+use crate::select::Selection;
 use crate::space::Committed;
 use crate::tree;
 
@@ -115,6 +116,8 @@ impl World {
             previous: self.previous,
             clean_before_ns: self.clean_before_ns,
             clean_device: fs::metadata(self.sources.path()).unwrap().dev(),
+            selection: Selection::default(),
+            keep_pages: false,
             dry_run,
         }
     }
@@ -364,8 +367,9 @@ fn ingest_with(world: &mut World, between: impl FnOnce(&World)) -> Ingested {
 fn ingest_spoilt(world: &mut World, between: impl FnOnce(&World), spoil: impl FnOnce(&mut [Group])) -> Ingested {
     let space = Arc::clone(&world.space);
     let sources = [Source { path: world.path(""), name: None }];
+    let all = Selection::default();
     let mut walk =
-        Walk::new(&sources, None, &space.keys().link, Clean::new(i64::MAX, 0), world._volume.path()).unwrap();
+        Walk::new(&sources, &all, None, &space.keys().link, Clean::new(i64::MAX, 0), world._volume.path()).unwrap();
     let mut batch = Batch::default();
     assert!(!walk.next(&mut batch).unwrap());
     between(world);
@@ -910,8 +914,9 @@ fn a_volume_inside_its_own_source_is_left_out() {
     let world = World::new();
     world.write("file", b"1");
     world.write("volume/segments/x.data", b"2");
+    let all = Selection::default();
     let sources = [Source { path: world.path(""), name: None }];
-    let mut walk = Walk::new(&sources, None, &[0; 32], Clean::new(0, 0), &world.path("volume")).unwrap();
+    let mut walk = Walk::new(&sources, &all, None, &[0; 32], Clean::new(0, 0), &world.path("volume")).unwrap();
     let mut batch = Batch::default();
 
     assert!(!walk.next(&mut batch).unwrap());

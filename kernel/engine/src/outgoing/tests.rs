@@ -100,6 +100,8 @@ impl Side {
             previous: previous.and_then(|tree| tree.root.page()),
             clean_before_ns: 0,
             clean_device: 0,
+            selection: crate::select::Selection::default(),
+            keep_pages: false,
             dry_run: false,
         };
         let mut host = Granter { side: self, granted: Vec::new() };

@@ -1032,6 +1032,8 @@ fn what_an_ingest_stored_is_where_it_is_expected() {
             previous: previous.and_then(Entry::page),
             clean_before_ns: 0,
             clean_device: 0,
+            selection: crate::select::Selection::default(),
+            keep_pages: false,
             dry_run: false,
         };
         let source = crate::ingest::Source { path: sources.path().to_path_buf(), name: None };
