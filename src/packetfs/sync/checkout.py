@@ -152,6 +152,7 @@ def _directory(path: bytes, *, dry_run: bool) -> Iterator[bytes]:
                 with TemporaryDirectory(prefix="packetfs-") as stand_in:
                     yield os.fsencode(stand_in)
                 return
+            kernel.fault_point("mkdir")
             os.makedirs(path)
     except OSError as error:
         raise disk_error("create the directory", path, cast("int", error.errno)) from None

@@ -18,7 +18,7 @@ from packetfs.errors import ConflictError, RefusedError, UnavailableError, Usage
 from packetfs.events import Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot, Statistics
-from packetfs.volume import refs, space
+from packetfs.volume import files, refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
 
@@ -320,7 +320,7 @@ class StatCache:
         """Where the kernel writes the next one."""
         directory = os.path.dirname(self._path)
         try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            files.make_directory(directory)
         except OSError as error:
             raise disk_error("create", directory, error.errno or 0) from None
         return os.fsencode(self._next)
@@ -329,8 +329,7 @@ class StatCache:
         """Trust the next one from now on. What it points to is committed, or this would not be reached."""
         # It is not written when nothing has changed; and without it the next push only reads more.
         with suppress(OSError):
-            kernel.fault_point()
-            os.replace(self._next, self._path)
+            files.rename(self._next, self._path)
 
     def discard(self) -> None:
         """Remove what was not published."""
