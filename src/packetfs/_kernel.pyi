@@ -30,6 +30,7 @@ __all__ = [
     "fail_at",
     "fault_met",
     "fault_point",
+    "free_bytes",
     "give_back_memory",
     "ingest",
     "ingest_stream",
@@ -453,6 +454,12 @@ class Checkout:
     @property
     def owner_not_set(self) -> int:
         """Entries whose owner could not be set because we are not root."""
+    @property
+    def growth_bytes(self) -> int | None:
+        """Of a dry run: what would be in use more on the target's file system, at least; None if that is not known."""
+
+def free_bytes(path: bytes) -> int | None:
+    """What can still be written to the file system of `path`; None where only trying tells."""
 
 def checkout(
     space: Space,

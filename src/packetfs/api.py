@@ -128,13 +128,20 @@ def pull(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    check_space: bool = True,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
     """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`."""
     if not isinstance(volume, Volume):
         return volume.pull(
-            place, os.fsencode(target), delete=delete, dry_run=dry_run, progress=progress, report=report
+            place,
+            os.fsencode(target),
+            delete=delete,
+            dry_run=dry_run,
+            check_space=check_space,
+            progress=progress,
+            report=report,
         ).report
     from packetfs.sync.checkout import pull
 
@@ -146,6 +153,7 @@ def pull(
         os.fsencode(target),
         delete=delete,
         dry_run=dry_run,
+        check_space=check_space,
         progress=progress,
         report=report,
     )

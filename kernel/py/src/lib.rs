@@ -102,5 +102,6 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::ingest_stream, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::checkout, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep::free_bytes, module)?)?;
     Ok(())
 }

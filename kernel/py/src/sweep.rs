@@ -281,6 +281,11 @@ pub struct Checkout {
 #[pymethods]
 impl Checkout {
     #[getter]
+    fn growth_bytes(&self) -> Option<i64> {
+        self.value.growth_bytes
+    }
+
+    #[getter]
     fn created(&self) -> u64 {
         self.value.created
     }
@@ -360,4 +365,10 @@ pub fn checkout(
     let done: std::result::Result<Report, Error> =
         py.detach(|| engine_checkout::checkout(engine, &root, &target, &options, &mut watch));
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
+}
+
+/// See `_kernel.pyi`.
+#[pyfunction]
+pub fn free_bytes(py: Python<'_>, path: Vec<u8>) -> PyResult<Option<u64>> {
+    py.detach(|| engine_checkout::room::free_bytes(&path_of(path))).map_err(|error| raised(py, error))
 }

@@ -35,8 +35,11 @@ packetfs pull ada@host:/srv/volume::main ~/project
 @click.argument("directory", metavar="DIR", shell_complete=paths)
 @click.option("--delete", is_flag=True, help="Remove from DIR what the snapshot does not have.")
 @click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
+@click.option("--no-space-check", is_flag=True, help="Begin even if DIR's disk has too little room for the end.")
 @remote_options
-def pull(invocation: Invocation, *, location: str, directory: str, delete: bool, dry_run: bool) -> int:
+def pull(
+    invocation: Invocation, *, location: str, directory: str, delete: bool, dry_run: bool, no_space_check: bool
+) -> int:
     """Write a snapshot, or a part of it, into a directory.
 
     DIR is made if it is missing. A directory's contents land in DIR, a file under its own name. Files that are equal in
@@ -68,6 +71,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 os.fsencode(directory),
                 delete=delete,
                 dry_run=dry_run,
+                check_space=not no_space_check,
                 progress=meter,
                 report=show,
             )
@@ -80,6 +84,7 @@ def pull(invocation: Invocation, *, location: str, directory: str, delete: bool,
                 os.fsencode(directory),
                 delete=delete,
                 dry_run=dry_run,
+                check_space=not no_space_check,
                 progress=meter,
                 report=show,
             )

@@ -230,6 +230,7 @@ class Session:
         *,
         delete: bool = False,
         dry_run: bool = False,
+        check_space: bool = True,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pulled":
@@ -245,6 +246,7 @@ class Session:
             target,
             delete=delete,
             dry_run=dry_run,
+            check_space=check_space,
             progress=progress,
             report=report,
         )

@@ -4,6 +4,7 @@ What travels and against what is decided in `plan.py` and in the kernel (`Outgoi
 `receiving.py`.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def pull(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    check_space: bool = True,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
@@ -129,7 +131,7 @@ def pull(
     while True:
         try:
             snapshot = session.receive(ref, str(when), path, data=True)
-            fetch_absent(session, snapshot, path)
+            fetch_absent(session, snapshot, path, check_space=check_space)
             done = checkout.pull(
                 session.replica,
                 snapshot,
@@ -137,6 +139,7 @@ def pull(
                 target,
                 delete=delete,
                 dry_run=dry_run,
+                check_space=check_space,
                 progress=progress,
                 report=report,
             )
@@ -151,8 +154,8 @@ def pull(
         return Pulled(done, meter.traffic(counts))
 
 
-def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
-    """Bring what the tree needs under `path` and is still not here."""
+def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_space: bool = True) -> None:
+    """Bring what the tree needs under `path` and is still not here; with `check_space`, only if it can fit."""
     kept = session.replica.kept(snapshot.id)
     if kept is not None and kept.complete:
         return
@@ -161,6 +164,9 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
     while absent := session.replica.space.absent(snapshot.root, path):
         if absent == last:
             raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
+        if check_space:
+            place = os.fsencode(session.replica.path)
+            checkout.refuse_growth(sum(length for _, length in absent), kernel.free_bytes(place), place)
         session.fetch(absent)
         last = absent
     if kept is not None and not path:

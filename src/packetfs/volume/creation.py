@@ -12,7 +12,7 @@ from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError, disk_error
 from packetfs.format.descriptor import Descriptor, encode_descriptor
-from packetfs.volume import files
+from packetfs.volume import files, reserve
 from packetfs.volume.journal import create_journal
 from packetfs.volume.keys import Keys
 
@@ -21,7 +21,7 @@ __all__ = ["create", "is_volume"]
 _FIRST_EPOCH: Final = 0
 _SECRET_BYTES: Final = 32
 _STAGING_BYTES: Final = 6  # random ones, in the name of a directory in which a volume is made
-_MADE: Final = re.compile(r"segments|index|cache|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
+_MADE: Final = re.compile(r"segments|index|cache|reserve(\.new)?|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
 
 
 def is_volume(path: str) -> bool:
@@ -97,6 +97,7 @@ def _fill(staging: str, env: Env) -> None:
     check = Keys(secret, volume_id).row_check(_FIRST_EPOCH, 0)
     create_journal(os.path.join(staging, "journal.db"), epoch=_FIRST_EPOCH, row_check=check)
     files.write_new(os.path.join(staging, "secret"), secret)
+    reserve.keep(staging)
     described = Descriptor(volume_id=volume_id, secret_id=Keys.secret_id(secret), created_ns=env.now_ns())
     files.write_new(os.path.join(staging, "volume.toml"), encode_descriptor(described), 0o644)
 

@@ -9,6 +9,7 @@
 
 pub mod act;
 pub mod plan;
+pub mod room;
 pub mod work;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use crate::tree::Entries;
 use crate::{Error, Result};
 use act::{Finish, Group, Home, Move, Others, Parked, Staging};
 use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
+use room::Room;
 use work::{Feeder, FileJob, Pool, at};
 
 /// Names in a group: with more, a kill would take back more work than a second's.
@@ -132,6 +134,8 @@ pub struct Report {
     pub unsupported: u64,
     /// Entries whose owner is another than they were given.
     pub owner_not_set: u64,
+    /// Of a dry run: bytes that would be in use more on the target's file system, at least; `None` if that cannot be said.
+    pub growth_bytes: Option<i64>,
 }
 
 /// Writes what is stored at `root` beneath `target`, which is made if it is missing.
@@ -379,6 +383,7 @@ struct Checkout<'a, 's, S: Source> {
     changes: Vec<Change>,
     change_path_bytes: usize,
     report: Report,
+    room: Room,
     entries: u64,
     told: Instant,
 }
@@ -418,6 +423,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             changes: Vec::new(),
             change_path_bytes: 0,
             report: Report::default(),
+            room: Room::default(),
             entries: 0,
             told: Instant::now(),
         }
@@ -447,6 +453,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             (Some(finish), _, _) => act::finish_directory(&finish)?,
             (None, Some(root), Some(mtime_ns)) => act::set_time(&root.dir, mtime_ns)?,
             _ => {}
+        }
+        if self.options.dry_run {
+            self.report.growth_bytes = self.room.growth_bytes();
         }
         Ok(self.report)
     }
@@ -566,7 +575,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if let Some(found) = &found {
             self.refuse_volume(found)?;
         }
-        match plan::decide(&entry, found.as_ref(), was.as_ref(), &self.rules) {
+        let step = plan::decide(&entry, found.as_ref(), was.as_ref(), &self.rules);
+        if self.options.dry_run {
+            self.count_room(step, &entry, found.as_ref(), home.as_deref())?;
+        }
+        match step {
             Step::Unsupported => {
                 self.report.unsupported += 1;
                 Ok(())
@@ -584,6 +597,22 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 Ok(())
             }
         }
+    }
+
+    /// What `step` takes of the room that the target's own file system has.
+    fn count_room(&mut self, step: Step, entry: &Entry, found: Option<&Found>, home: Option<&Home>) -> Result<()> {
+        let here = home.is_none_or(|home| self.root.as_ref().is_some_and(|root| root.mount == home.mount));
+        match step {
+            Step::Make(_) if entry.kind == EntryKind::File && here => {
+                self.room.file(self.source, entry, link_group(entry), found).map_err(|error| at(&self.path, error))?;
+            }
+            // What is made in a new directory is not told apart from what is made here.
+            Step::Make(over) if entry.kind == EntryKind::Directory && (!here || over == Over::Unlike) => {
+                self.room.unknown();
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// What a name stands for.
@@ -940,8 +969,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if found.kind == FoundKind::Directory {
             self.refuse_mount(&home, &listed.name)?;
         }
-        if !self.options.dry_run {
-            self.group.add_removal(home, listed.name.into_vec(), self.path.clone());
+        match self.options.dry_run {
+            true => self.room.removed(&found),
+            false => self.group.add_removal(home, listed.name.into_vec(), self.path.clone()),
         }
         let kind = kind_of(&stat);
         let size = if kind == EntryKind::File { stat.st_size.max(0).cast_unsigned() } else { 0 };
