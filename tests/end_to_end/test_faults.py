@@ -175,11 +175,12 @@ def test_between_machines_nothing_is_lost_wherever_a_disk_fails(
     number: int, lasting: bool, side: str, tmp_path: Path, many: Many
 ) -> None:
     """A push and a pull, each with a replica that has the snapshot before; the fault is here or at the origin."""
+    strides = {"near": 4 * STRIDE, "far": 2 * STRIDE}
     source, volume, before = tmp_path / "source", tmp_path / "volume", tmp_path / "before"
     script = tmp_path / "far-packetfs"
     options: list[str | Path] = ["--remote-packetfs", script, "-e", shell(tmp_path)]
     grow(source, 3, files=12, large_bytes=1 << 20)
-    where = {"XDG_DATA_HOME": str(tmp_path / "near"), "FAULT": str(tmp_path / "fault"), "MET": str(tmp_path / "met")}
+    where = {"XDG_DATA_HOME": str(tmp_path / "near"), "MET": str(tmp_path / "met")}
     far = far_command(script)
     with commands(environment(tmp_path) | where) as run:
         far(None)
@@ -194,7 +195,7 @@ def test_between_machines_nothing_is_lost_wherever_a_disk_fails(
         pull: list[str | Path] = ["pull", "--delete", *options, f"far:{volume}::main", tmp_path / "target"]
         for what in (push, pull):
             met = 0
-            for n in steps(many, number, lasting) if side == "near" else itertools.count(1, many(2 * STRIDE, 1)):
+            for n in itertools.count(1, many(strides[side], 1)):
                 for name in ("near", "volume", "target"):
                     copied(before / name, tmp_path / name)
                 far(None if side == "near" else Fault(n, number, lasting))
