@@ -2,6 +2,9 @@
 
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from packetfs.volume import Volume, reserve
-from tests.end_to_end.conftest import Run
+from tests.end_to_end import crashing
+from tests.end_to_end.conftest import Run, environment
 from tests.end_to_end.disks import disk, small_disk
 from tests.end_to_end.trees import difference, facts
 
@@ -137,5 +141,26 @@ def test_what_fits_is_not_refused_for_replaced_files_or_names_of_one_file(tmp_pa
         (there / "ballast").write_bytes(bytes(MIB))
 
         run("pull", f"{volume}::main", there / "target")
+
+        assert difference(facts(source), facts(there / "target")) == []
+
+
+def test_what_a_killed_pull_left_is_no_reason_to_refuse_the_next(tmp_path: Path, run: Run) -> None:
+    source, volume = noise(tmp_path / "source", 3, 12), tmp_path / "volume"
+    run("push", source, f"{volume}::main")
+    with mounted("tmpfs", tmp_path, 16) as there:
+        pull = ("pull", f"{volume}::main", there / "target")
+        command: list[str | Path] = [
+            sys.executable,
+            crashing.__file__,
+            "2",
+            *pull,
+        ]  # the second step that shows is the sync of its files
+        killed = subprocess.run(command, env=environment(tmp_path), capture_output=True, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        (left,) = (there / "target").glob(".packetfs-*")
+        assert sum(path.stat().st_size for path in left.iterdir()) > 8 * MIB
+
+        run(*pull)
 
         assert difference(facts(source), facts(there / "target")) == []

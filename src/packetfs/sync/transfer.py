@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from packetfs import kernel
 from packetfs.errors import ConflictError, DamagedError, PacketFSError, RefusedError, UnavailableError
 from packetfs.events import Change, Progress
-from packetfs.format.address import OFFSET_BITS, Extent
+from packetfs.format.address import OFFSET_BITS, Extent, segment_of
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot, check_message, cleaned, fitting
@@ -154,7 +154,7 @@ def pull(
         return Pulled(done, meter.traffic(counts))
 
 
-def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_space: bool = True) -> None:
+def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_space: bool = False) -> None:
     """Bring what the tree needs under `path` and is still not here; with `check_space`, only if it can fit."""
     kept = session.replica.kept(snapshot.id)
     if kept is not None and kept.complete:
@@ -166,7 +166,10 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_spa
             raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
         if check_space:
             place = os.fsencode(session.replica.path)
-            checkout.refuse_growth(sum(length for _, length in absent), kernel.free_bytes(place), place)
+            # What an earlier transfer left in the same segments is overwritten.
+            left_bytes = session.replica.bytes_in({segment_of(address) for address, _ in absent})
+            growth_bytes = sum(length for _, length in absent) - left_bytes
+            checkout.refuse_growth(growth_bytes, kernel.free_bytes(place), place)
         session.fetch(absent)
         last = absent
     if kept is not None and not path:

@@ -272,7 +272,11 @@ class Replica(Trees):
 
     def disk_bytes(self) -> int:
         """What the segments take on disk."""
-        return sum(self._segment_bytes(segment) for (segment,) in self._select((int,), "SELECT segment FROM segments"))
+        return self.bytes_in(segment for (segment,) in self._select((int,), "SELECT segment FROM segments"))
+
+    def bytes_in(self, segments: Iterable[int]) -> int:
+        """What the files of some segments take on disk."""
+        return sum(map(self._segment_bytes, segments))
 
     # What changes.
 

@@ -398,6 +398,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     ) -> Self {
         let Places { root, others } = places;
         let (uid, gid) = creator();
+        let mut room = Room::default();
+        if !others.dead.is_empty() {
+            // They are removed first, and give back what nobody has counted.
+            room.unknown();
+        }
         Checkout {
             source,
             volume: None,
@@ -423,7 +428,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             changes: Vec::new(),
             change_path_bytes: 0,
             report: Report::default(),
-            room: Room::default(),
+            room,
             entries: 0,
             told: Instant::now(),
         }
