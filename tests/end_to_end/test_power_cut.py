@@ -7,15 +7,13 @@ as the file system's own code for that has it. Then it is mounted anew.
 import itertools
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import environment
 from tests.end_to_end.disks import Disk, disk
-from tests.end_to_end.faults import Commands, Fault, commands
+from tests.end_to_end.faults import Commands, Fault
 from tests.end_to_end.trees import Facts, change, difference, facts, grow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -23,23 +21,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 Many = Callable[[int, int], int]
 
 
-@pytest.fixture
-def memory() -> Iterator[Path]:
-    """A place in memory: what is synced to a disk in it is synced quickly."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as path:
-        yield Path(path)
-
-
 @pytest.fixture(params=["ext4", "xfs"])
 def there(request: pytest.FixtureRequest, memory: Path) -> Iterator[Disk]:
     with disk(request.param, memory, 320 if request.param == "xfs" else 64) as made:
         yield made
-
-
-@pytest.fixture
-def run(memory: Path) -> Iterator[Commands]:
-    with commands(environment(memory)) as run:
-        yield run
 
 
 def cuts(there: Disk, run: Commands, many: Many, before: str, *arguments: str | Path) -> Iterator[bool]:
@@ -68,56 +53,56 @@ def check(run: Commands, volume: Path, aside: Path, *trees: dict[bytes, Facts]) 
 
 
 def test_a_first_push_whose_power_is_cut_at_any_step_can_be_run_again(
-    there: Disk, memory: Path, run: Commands, many: Many
+    there: Disk, memory: Path, forked: Commands, many: Many
 ) -> None:
     source, aside, volume = memory / "source", memory / "aside", there.path / "volume"
     grow(source, 4, files=6, large_bytes=1 << 18)
     there.save("empty")
     push = ("push", source, f"{volume}::main")
-    for was_cut in cuts(there, run, many, "empty", *push):
+    for was_cut in cuts(there, forked, many, "empty", *push):
         if was_cut:
-            run(*push)
-        check(run, volume, aside, facts(source))
+            forked(*push)
+        check(forked, volume, aside, facts(source))
 
 
 def test_a_snapshot_that_was_acknowledged_outlives_a_power_cut_at_any_step_of_the_next_push(
-    there: Disk, memory: Path, run: Commands, many: Many
+    there: Disk, memory: Path, forked: Commands, many: Many
 ) -> None:
     source, aside, volume = memory / "source", memory / "aside", there.path / "volume"
     grow(source, 4, files=6, large_bytes=1 << 18)
     push = ("push", source, f"{volume}::main")
-    run(*push)
+    forked(*push)
     there.save("first")
     old = facts(source)
     change(source, 4)
     new = facts(source)
-    for was_cut in cuts(there, run, many, "first", *push):
-        check(run, volume, aside, *((old, new) if was_cut else (new,)))
-        run(*push)
-        check(run, volume, aside, new)
+    for was_cut in cuts(there, forked, many, "first", *push):
+        check(forked, volume, aside, *((old, new) if was_cut else (new,)))
+        forked(*push)
+        check(forked, volume, aside, new)
 
 
 def test_a_pull_whose_power_is_cut_at_any_step_leaves_each_name_old_or_new(
-    there: Disk, memory: Path, run: Commands, many: Many
+    there: Disk, memory: Path, forked: Commands, many: Many
 ) -> None:
     source, aside = memory / "source", memory / "aside"
     volume, target = there.path / "volume", there.path / "target"
     grow(source, 4, files=6, large_bytes=1 << 18)
-    run("push", source, f"{volume}::main")
-    run("pull", f"{volume}::main", target)
+    forked("push", source, f"{volume}::main")
+    forked("pull", f"{volume}::main", target)
     old = {path: fact.content for path, fact in facts(target).items()}
     change(source, 4)
-    run("push", source, f"{volume}::main")
+    forked("push", source, f"{volume}::main")
     there.save("old")
     new = facts(source)
     pull = ("pull", "--delete", f"{volume}::main", target)
-    for was_cut in cuts(there, run, many, "old", *pull):
+    for was_cut in cuts(there, forked, many, "old", *pull):
         for path, fact in facts(target).items():
             if not path.startswith(b".packetfs-"):
                 assert fact.content in {old.get(path), new[path].content if path in new else None}, (was_cut, path)
-        run(*pull)
+        forked(*pull)
         assert difference(new, facts(target)) == []
-        check(run, volume, aside, new)
+        check(forked, volume, aside, new)
 
 
 def test_what_was_not_synced_is_lost_in_a_power_cut(there: Disk) -> None:
