@@ -195,7 +195,7 @@ def test_a_pull_to_a_full_disk_says_so_and_works_when_there_is_space(
 
         with origin.connect(writes=False) as session:
             with pytest.raises(PacketFSError) as full:
-                pull(session, places["target"])
+                session.pull("main", os.fsencode(places["target"]), delete=True, check_space=False)
             enlarge(disk)
             pull(session, places["target"])  # the session lives on
         with origin.connect(writes=False) as session:
