@@ -32,7 +32,10 @@ __all__ = [
     "crc32c",
     "decode_root",
     "derive_key",
+    "fail_at",
+    "fault_met",
     "fault_point",
+    "free_bytes",
     "give_back_memory",
     "ingest",
     "ingest_stream",
@@ -56,13 +59,24 @@ def crc32c(data: Buffer, seed: int = 0) -> int:
     """CRC-32C of what `seed` is the checksum of, followed by `data`. `bytes` are read without a copy."""
 
 def crash_at(n: int) -> None:
-    """Arm a crash, for tests: the process dies by SIGKILL at the n-th sync, rename or unlink from now."""
+    """Arm a crash, for tests: the process dies by SIGKILL before the n-th sync, rename or removal from now."""
+
+def fail_at(n: int, errno: int, lasting: bool) -> None:
+    """Arm a failure, for tests: the n-th step from now that changes a disk is not taken and fails with `errno`; if it
+    is `lasting`, so do all that follow.
+    """
 
 def give_back_memory() -> None:
     """Have memory that was freed given back to the system, in this whole process: for programs of our own to call."""
 
-def fault_point() -> None:
-    """Called right before something becomes durable or visible; it is where an armed crash happens."""
+def fault_met() -> str | None:
+    """The step that was made to fail and where, if the counter has come to it."""
+
+def fault_point(step: str) -> None:
+    """Called right before a step that changes a disk; it is where an armed fault happens. OSError if it is to fail.
+
+    A step is "write", "resize", "create", "mkdir", "sync", "rename" or "remove".
+    """
 
 @final
 class Chunker:
@@ -560,6 +574,12 @@ class Checkout:
     @property
     def owner_not_set(self) -> int:
         """Entries whose owner could not be set because we are not root."""
+    @property
+    def growth_bytes(self) -> int | None:
+        """Of a dry run: what would be in use more on the target's file system, at least; None if that is not known."""
+
+def free_bytes(path: bytes) -> int | None:
+    """What can still be written to the file system of `path`; None where only trying tells."""
 
 @final
 class Unverified:

@@ -149,6 +149,7 @@ def pull(
     backup: _Path | None = None,
     checksum: bool = False,
     dry_run: bool = False,
+    check_space: bool = True,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
@@ -164,7 +165,14 @@ def pull(
     directory = os.fsencode(target)
     if not isinstance(volume, Volume):
         return volume.pull(
-            place, directory, delete=delete, care=care, dry_run=dry_run, progress=progress, report=report
+            place,
+            directory,
+            delete=delete,
+            care=care,
+            dry_run=dry_run,
+            check_space=check_space,
+            progress=progress,
+            report=report,
         ).report
     snapshot, path = _inside(volume, place)
     return pull(
@@ -175,6 +183,7 @@ def pull(
         delete=delete,
         care=care,
         dry_run=dry_run,
+        check_space=check_space,
         progress=progress,
         report=report,
     )

@@ -163,6 +163,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "busy": "another process holds the lock",
         "unavailable": "a disk or a peer does not do its part",
         "disk-full": "no space is left, or a quota is exceeded",
+        "not-enough-space": "what is to be written needs more space than there is; nothing was written",
         "disk-read-only": "the file system is read-only",
         "disk-failed": "the disk reported an input/output error",
         "permission-denied": "the operating system denies access",

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sysconfig
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.end_to_end.faults import Commands, commands
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "packetfs"
 
@@ -128,3 +131,18 @@ def remote(start_remote: Callable[..., subprocess.Popen[bytes]]) -> Remote:
         return result
 
     return finish
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory, where there is such a place: for thousands of syncs, none of which has to be true."""
+    place = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=place if os.access(place, os.W_OK) else None) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def forked(memory: Path) -> Iterator[Commands]:
+    """Run the command quickly, with a fault armed or without."""
+    with commands(environment(memory)) as run:
+        yield run

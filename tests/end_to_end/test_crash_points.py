@@ -1,9 +1,7 @@
-"""Crash at every n-th sync, rename and unlink: not at random instants but at all of them."""
+"""Crash at every n-th sync, rename and removal, SQLite's included: not at random instants but at all of them."""
 
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,30 +11,24 @@ import pytest
 from packetfs.errors import NotFoundError
 from packetfs.sync import scrub
 from packetfs.volume import Volume, forget, gc, sources_of
-from tests.end_to_end import crashing
-from tests.end_to_end.conftest import Run, environment
+from tests.end_to_end.faults import Commands, Fault
 from tests.end_to_end.trees import change, difference, facts, grow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def crash(tmp_path: Path, n: int, *arguments: str | Path) -> bool:
+def crash(run: Commands, n: int, *arguments: str | Path) -> bool:
     """Run the command with the n-th point armed; False when it ended before it came to that point."""
-    done = subprocess.run(
-        [sys.executable, crashing.__file__, str(n), *arguments],
-        env=environment(tmp_path),
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
-    return done.returncode != 0
+    ended = run(*arguments, fault=Fault(n))
+    assert ended.code in (0, -signal.SIGKILL), ended.err
+    return ended.code != 0
 
 
-def test_a_push_that_dies_at_any_point_is_old_or_new(tmp_path: Path, run: Run) -> None:
+def test_a_push_that_dies_at_any_point_is_old_or_new(memory: Path, forked: Commands) -> None:
     """From a volume that does not exist yet to a second snapshot: verify is clean and the re-run completes."""
-    source, before, volume, target = (tmp_path / name for name in ("source", "before", "volume", "target"))
+    source, before, volume, target = (memory / name for name in ("source", "before", "volume", "target"))
     grow(source, 3, files=12, large_bytes=1 << 20)
-    run("push", source, f"{before}::main")
+    forked("push", source, f"{before}::main")
     old = facts(source)
     change(source, 3)
     new = facts(source)
@@ -46,59 +38,59 @@ def test_a_push_that_dies_at_any_point_is_old_or_new(tmp_path: Path, run: Run) -
         shutil.copytree(before, volume)
         shutil.rmtree(target, ignore_errors=True)
         points += 1
-        if not crash(tmp_path, points, "push", source, f"{volume}::main"):
+        if not crash(forked, points, "push", source, f"{volume}::main"):
             break
 
-        run("verify", volume)
-        run("pull", f"{volume}::main", target)
+        forked("verify", volume)
+        forked("pull", f"{volume}::main", target)
         assert facts(target) in (old, new), difference(new, facts(target))
-        run("push", source, f"{volume}::main")
-        run("pull", "--delete", f"{volume}::main", target)
+        forked("push", source, f"{volume}::main")
+        forked("pull", "--delete", f"{volume}::main", target)
         assert difference(new, facts(target)) == []
     assert points > 4, "a push passes more points than that"
 
 
-def test_a_first_push_that_dies_at_any_point_can_be_run_again(tmp_path: Path, run: Run) -> None:
+def test_a_first_push_that_dies_at_any_point_can_be_run_again(memory: Path, forked: Commands) -> None:
     """Nothing half-made stands in the way of the re-run."""
-    source, volume, target = tmp_path / "source", tmp_path / "volume", tmp_path / "target"
+    source, volume, target = memory / "source", memory / "volume", memory / "target"
     grow(source, 4, files=12, large_bytes=1 << 20)
     points = 0
     while True:
         shutil.rmtree(volume, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
         points += 1
-        if not crash(tmp_path, points, "push", source, f"{volume}::main"):
+        if not crash(forked, points, "push", source, f"{volume}::main"):
             break
 
-        run("push", source, f"{volume}::main")
-        run("verify", volume)
-        run("pull", f"{volume}::main", target)
+        forked("push", source, f"{volume}::main")
+        forked("verify", volume)
+        forked("pull", f"{volume}::main", target)
         assert difference(facts(source), facts(target)) == []
     assert points > 6, "a first push passes more points than that"
 
 
-def test_a_pull_that_dies_at_any_point_leaves_each_file_old_or_new(tmp_path: Path, run: Run) -> None:
+def test_a_pull_that_dies_at_any_point_leaves_each_file_old_or_new(memory: Path, forked: Commands) -> None:
     """And nothing under a temporary name after the re-run."""
-    source, volume, before, target = (tmp_path / name for name in ("source", "volume", "before", "target"))
+    source, volume, before, target = (memory / name for name in ("source", "volume", "before", "target"))
     grow(source, 6, files=8, large_bytes=1 << 20)
-    run("push", source, f"{volume}::main")
-    run("pull", f"{volume}::main", before)
+    forked("push", source, f"{volume}::main")
+    forked("pull", f"{volume}::main", before)
     old = {path: fact.content for path, fact in facts(before).items()}
     change(source, 6)
-    run("push", source, f"{volume}::main")
+    forked("push", source, f"{volume}::main")
     new = facts(source)
     points = 0
     while True:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(before, target, symlinks=True)
         points += 1
-        if not crash(tmp_path, points, "pull", "--delete", f"{volume}::main", target):
+        if not crash(forked, points, "pull", "--delete", f"{volume}::main", target):
             break
 
         for path, fact in facts(target).items():
             if not path.startswith(b".packetfs-"):
                 assert fact.content in {old.get(path), new[path].content if path in new else None}
-        run("pull", "--delete", f"{volume}::main", target)
+        forked("pull", "--delete", f"{volume}::main", target)
         assert difference(new, facts(target)) == []
     assert points > 4, "a pull passes more points than that"
 
@@ -116,9 +108,11 @@ def read_back(volume: Volume, ref: str) -> dict[bytes, bytes]:
     return found
 
 
-def test_forgetting_and_reclaiming_that_die_at_any_point_lose_nothing_that_is_kept(tmp_path: Path) -> None:
+def test_forgetting_and_reclaiming_that_die_at_any_point_lose_nothing_that_is_kept(
+    memory: Path, forked: Commands
+) -> None:
     """What was kept is whole, running it again completes, and nothing is left in the end."""
-    source, before, volume = (tmp_path / name for name in ("source", "before", "volume"))
+    source, before, volume = (memory / name for name in ("source", "before", "volume"))
     grow(source, 5, files=8, large_bytes=300_000)
     with Volume.create(before) as made:
         for seed in (5, 6, 7):
@@ -140,7 +134,7 @@ def test_forgetting_and_reclaiming_that_die_at_any_point_lose_nothing_that_is_ke
             shutil.rmtree(volume, ignore_errors=True)
             shutil.copytree(before, volume)
             count += 1
-            if not crash(tmp_path, count, *there):
+            if not crash(forked, count, *there):
                 break
 
             with Volume.open(volume) as opened:

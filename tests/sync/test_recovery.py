@@ -4,9 +4,8 @@ import os
 import random
 import shutil
 import stat
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from packetfs.errors import BusyError, DamagedError, PacketFSError, UnavailableE
 from packetfs.sync import scrub, transfer
 from packetfs.sync.session import Session
 from packetfs.volume import Volume, sources_of
+from tests.end_to_end.disks import enlarge, small_disk
 from tests.end_to_end.trees import difference, facts
 from tests.sync.conftest import Origin
 from tests.volume.conftest import grown
@@ -123,25 +123,6 @@ def test_a_push_that_finds_its_replica_damaged_while_it_sends_empties_it_and_goe
 # -- on a full disk ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
-    path.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "packetfs-test", path], capture_output=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here, which takes root: {done.stderr.decode().strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
-
-
-def enlarge(disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
-
-
 @pytest.fixture
 def large_source(tmp_path: Path) -> Path:
     dice = random.Random(8)
@@ -214,7 +195,7 @@ def test_a_pull_to_a_full_disk_says_so_and_works_when_there_is_space(
 
         with origin.connect(writes=False) as session:
             with pytest.raises(PacketFSError) as full:
-                pull(session, places["target"])
+                session.pull("main", os.fsencode(places["target"]), delete=True, check_space=False)
             enlarge(disk)
             pull(session, places["target"])  # the session lives on
         with origin.connect(writes=False) as session:

@@ -22,7 +22,7 @@ def test_a_new_volume_is_empty_and_its_secret_is_private(tmp_path: Path) -> None
         assert volume.position.seq == 0
         assert volume.created
 
-    assert sorted(os.listdir(path)) == ["cache", "index", "journal.db", "secret", "segments", "volume.toml"]
+    assert sorted(os.listdir(path)) == ["cache", "index", "journal.db", "reserve", "secret", "segments", "volume.toml"]
     assert (path / "secret").stat().st_mode & 0o777 == 0o600
     assert path.stat().st_mode & 0o777 == 0o700
     assert os.listdir(tmp_path) == ["volume"]

@@ -305,7 +305,7 @@ def test_an_old_journal_is_never_without_its_wal_and_a_new_one_never_beside_an_o
     (tmp_path / "journal.db.new").write_text("new")
     seen: list[tuple[str, bool]] = []
 
-    def look() -> None:
+    def look(_: str = "") -> None:
         content = (tmp_path / "journal.db").read_text() if (tmp_path / "journal.db").exists() else ""
         seen.append((content, (tmp_path / "journal.db-wal").exists()))
 

@@ -15,6 +15,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RawDir, RenameFlags, Res
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::{Errno, Result as SysResult};
 
+use crate::fault::{self, Step};
 use crate::{Error, Result};
 
 /// Bytes of the longest name; what every Linux file system allows.
@@ -109,6 +110,7 @@ impl Dir {
 
     /// A new empty file, open for writing; `EEXIST` if the name is taken, be it by a dangling link.
     pub fn create(&self, name: Name<'_>, mode: u32) -> SysResult<OwnedFd> {
+        fault::before(Step::Create)?;
         self.open_at(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, mode, RESOLVE)
     }
 
@@ -129,16 +131,19 @@ impl Dir {
 
     /// A new directory.
     pub fn make(&self, name: Name<'_>, mode: u32) -> SysResult<()> {
+        fault::before(Step::MakeDirectory)?;
         fs::mkdirat(&self.0, name.0, Mode::from_raw_mode(mode))
     }
 
     /// A new symbolic link to `target`, which may be anything: nothing here ever follows it.
     pub fn make_link(&self, name: Name<'_>, target: &[u8]) -> SysResult<()> {
+        fault::before(Step::Create)?;
         fs::symlinkat(target, &self.0, name.0)
     }
 
     /// Another name, in `directory`, for the file called `name` here. A symbolic link is linked itself.
     pub fn link(&self, name: Name<'_>, directory: &Dir, other: Name<'_>) -> SysResult<()> {
+        fault::before(Step::Create)?;
         fs::linkat(&self.0, name.0, &directory.0, other.0, AtFlags::empty())
     }
 
@@ -158,21 +163,25 @@ impl Dir {
 
     /// Moves `name` to `directory` as `other`, in place of what is there if the system allows it.
     pub fn rename(&self, name: Name<'_>, directory: &Dir, other: Name<'_>) -> SysResult<()> {
+        fault::before(Step::Rename)?;
         fs::renameat(&self.0, name.0, &directory.0, other.0)
     }
 
     /// Lets two names change places, in one step.
     pub fn exchange(&self, name: Name<'_>, directory: &Dir, other: Name<'_>) -> SysResult<()> {
+        fault::before(Step::Rename)?;
         fs::renameat_with(&self.0, name.0, &directory.0, other.0, RenameFlags::EXCHANGE)
     }
 
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, name: Name<'_>) -> SysResult<()> {
+        fault::before(Step::Remove)?;
         fs::unlinkat(&self.0, name.0, AtFlags::empty())
     }
 
     /// Removes an empty directory.
     pub fn remove_directory(&self, name: Name<'_>) -> SysResult<()> {
+        fault::before(Step::Remove)?;
         fs::unlinkat(&self.0, name.0, AtFlags::REMOVEDIR)
     }
 

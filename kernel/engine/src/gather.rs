@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::address::{Extent, offset_of};
 use crate::digest::{ContentDigest, digest};
+use crate::fault::{self, Step};
 use crate::keys::Keys;
 use crate::map::Slice;
 use crate::page::Entry;
@@ -276,10 +277,10 @@ impl<F: AsFd> Run<F> {
                 }
             }
             let at = self.offset + done as u64;
-            let written = match vectors.as_slice() {
+            let written = fault::before(Step::Write).and_then(|()| match vectors.as_slice() {
                 [one] => rustix::io::pwrite(&self.file, one, at),
                 many => rustix::io::pwritev(&self.file, many, at),
-            };
+            });
             match written {
                 Ok(0) => return Err(Error::io("write", "", std::io::ErrorKind::WriteZero)),
                 Ok(count) => done += count,

@@ -11,7 +11,7 @@ mod sorted;
 
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Step};
 use manifest::Manifest;
 use open::OpenTable;
 use rustix::fs::{FlockOperation, flock};
@@ -171,8 +171,10 @@ impl Index {
     /// Killed at any instant, the index on disk is the old one or the new one. If this fails the claims are still
     /// in memory and the disk is as it was, but for files that no manifest names and the next publication removes.
     pub fn publish(&self, keep: impl Fn(Address) -> bool, stamps: &BTreeMap<u64, u64>) -> Result<bool> {
+        fault::before(Step::MakeDirectory).map_err(|source| Error::io("create", &self.directory, source))?;
         fs::create_dir_all(&self.directory).map_err(|source| Error::io("create", &self.directory, source))?;
         let path = self.directory.join("lock");
+        fault::before(Step::Create).map_err(|source| Error::io("open", &path, source))?;
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(|source| Error::io("open", &path, source))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -325,13 +327,16 @@ fn load(directory: &Path, volume_id: &[u8; 16]) -> Result<Tables> {
 fn write_manifest(directory: &Path, bytes: &[u8]) -> Result<()> {
     let (fresh, path) = (directory.join("manifest.new"), directory.join("manifest"));
     let write = || {
+        fault::before(Step::Create)?;
         let mut file = File::create(&fresh)?;
+        fault::before(Step::Write)?;
         file.write_all(bytes)?;
-        fault::point();
+        fault::before(Step::Sync)?;
         file.sync_data()?;
-        fault::point();
+        fault::before(Step::Rename)?;
         fs::rename(&fresh, &path)?;
         // Before any merged table is removed: after a power cut the old manifest must still find its tables.
+        fault::before(Step::Sync)?;
         File::open(directory)?.sync_all()
     };
     write().map_err(|source| Error::io("write", &path, source))
@@ -344,7 +349,7 @@ fn remove_unlisted(directory: &Path, manifest: &Manifest) -> Result<()> {
         let path = file.map_err(failed)?.path();
         let is_table = path.extension().is_some_and(|extension| extension == "table");
         if is_table && !manifest.tables.iter().any(|(number, _)| path == table_path(directory, *number)) {
-            fault::point();
+            fault::before(Step::Remove).map_err(|e| Error::io("clean", directory, e))?;
             fs::remove_file(&path).map_err(failed)?;
         }
     }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::address::{Address, SEGMENT_BYTES, segment_start};
 use crate::digest::digest;
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Step};
 use crate::keys::Digest;
 use crate::space::{Committed, Space};
 use crate::table::{
@@ -113,7 +113,7 @@ impl Lease {
         let header = space.table_header(segment);
         let (head, table_bytes) = if fresh {
             cut(&table, &table_path, 0)?;
-            table.write_all_at(&header.encode(), 0).map_err(|e| Error::io("write", &table_path, e))?;
+            write_at(&table, &header.encode(), 0).map_err(|e| Error::io("write", &table_path, e))?;
             (if sparse { head } else { 0 }, HEADER_BYTES as u64)
         } else {
             check_header(&table, &table_path, &header)?;
@@ -423,16 +423,14 @@ impl Lease {
 
     fn sync_files(&mut self) -> Result<()> {
         self.flush()?;
-        fault::point();
-        self.data.sync_data().map_err(|e| Error::io("sync", &self.data_path, e))?;
+        sync_bytes(&self.data).map_err(|e| Error::io("sync", &self.data_path, e))?;
         self.close_batch()?;
         self.write_table()?;
-        fault::point();
-        self.table.sync_data().map_err(|e| Error::io("sync", &self.table_path, e))?;
+        sync_bytes(&self.table).map_err(|e| Error::io("sync", &self.table_path, e))?;
         if self.fresh {
             let directory = self.table_path.parent().unwrap_or(Path::new("."));
             let opened = File::open(directory).map_err(|e| Error::io("open", directory, e))?;
-            fault::point();
+            fault::before(Step::Sync).map_err(|e| Error::io("sync", directory, e))?;
             opened.sync_all().map_err(|e| Error::io("sync", directory, e))?;
             self.fresh = false;
         }
@@ -475,7 +473,7 @@ impl Lease {
     }
 
     fn write_data(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.data.write_all_at(bytes, offset).map_err(|e| {
+        write_at(&self.data, bytes, offset).map_err(|e| {
             self.broken = true;
             Error::io("write", &self.data_path, e)
         })
@@ -492,7 +490,7 @@ impl Lease {
     /// Writes encoded batches. That the table may reach the disk before the data does no harm: what lies beyond its
     /// journalled length is cut off before anyone reads it.
     fn write_table(&mut self) -> Result<()> {
-        self.table.write_all_at(&self.encoded, self.table_bytes).map_err(|e| {
+        write_at(&self.table, &self.encoded, self.table_bytes).map_err(|e| {
             self.broken = true;
             Error::io("write", &self.table_path, e)
         })?;
@@ -518,6 +516,9 @@ impl Drop for Lease {
 }
 
 fn open_file(path: &Path, create: bool) -> Result<File> {
+    if create {
+        fault::before(Step::Create).map_err(|e| Error::io("create", path, e))?;
+    }
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -529,13 +530,31 @@ fn open_file(path: &Path, create: bool) -> Result<File> {
 }
 
 fn cut(file: &File, path: &Path, length: u64) -> Result<()> {
+    fault::before(Step::Resize).map_err(|e| Error::io("cut", path, e))?;
     file.set_len(length).map_err(|e| Error::io("cut", path, e))
+}
+
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    fault::before(Step::Write)?;
+    file.write_all_at(bytes, offset)
+}
+
+fn sync_bytes(file: &File) -> std::io::Result<()> {
+    fault::before(Step::Sync)?;
+    file.sync_data()
 }
 
 /// Makes a file at least so long; what is added is a hole.
 fn extend(file: &File, path: &Path, length: u64) -> Result<()> {
     let found = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
-    if found < length { file.set_len(length).map_err(|e| Error::io("extend", path, e)) } else { Ok(()) }
+    if found >= length {
+        return Ok(());
+    }
+    fault::before(Step::Resize).map_err(|e| Error::io("extend", path, e))?;
+    file.set_len(length).map_err(|e| Error::io("extend", path, e))
 }
 
 /// Fails unless `bytes` are as long as `chunks`, none of them empty.

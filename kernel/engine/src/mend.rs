@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::address::{Address, Extent, offset_of, segment_of, segment_start};
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Step};
 use crate::incoming::Opener;
 use crate::keys::keyed;
 use crate::space::Space;
@@ -50,12 +50,13 @@ impl Mender {
         let file = match self.files.entry(segment) {
             std::collections::btree_map::Entry::Occupied(file) => file.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => {
+                fault::before(Step::Create).map_err(|e| Error::io("open", &path, e))?;
                 let mut how = OpenOptions::new();
                 how.write(true).create(true).truncate(false).mode(0o600);
                 place.insert(how.open(&path).map_err(|e| Error::io("open", &path, e))?)
             }
         };
-        fault::point();
+        fault::before(Step::Write).map_err(|e| Error::io("write", &path, e))?;
         file.write_all_at(bytes, offset_of(address).into()).map_err(|e| Error::io("write", &path, e))?;
         self.mended.push(Extent { address, length: bytes.len() as u64 });
         Ok(())
@@ -107,12 +108,13 @@ impl Mender {
     /// Makes what was written durable and answers what that was. After an error nothing is known of it.
     pub fn sync(&mut self) -> Result<Vec<Extent>> {
         for (segment, file) in std::mem::take(&mut self.files) {
-            fault::point();
-            file.sync_all().map_err(|e| Error::io("sync", self.space.data_path(segment), e))?;
+            let path = self.space.data_path(segment);
+            fault::before(Step::Sync).map_err(|e| Error::io("sync", &path, e))?;
+            file.sync_all().map_err(|e| Error::io("sync", &path, e))?;
         }
         let directory = self.space.directory().join("segments");
         let opened = File::open(&directory).map_err(|e| Error::io("open", &directory, e))?;
-        fault::point();
+        fault::before(Step::Sync).map_err(|e| Error::io("sync", &directory, e))?;
         opened.sync_all().map_err(|e| Error::io("sync", &directory, e))?;
         Ok(std::mem::take(&mut self.mended))
     }

@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::fault::{self, Step};
 use crate::page::PageRef;
 
 const MAGIC: [u8; 8] = *b"PFSSTATC";
@@ -405,6 +406,7 @@ impl Writer {
     /// Begins a stat cache at `path`, which it replaces.
     pub fn create(path: &Path, volume_id: &[u8; 16]) -> Result<Writer> {
         // It names every file of the sources: nobody else's business.
+        fault::before(Step::Create).map_err(|e| Error::io("create", path, e))?;
         let mut options = OpenOptions::new();
         let opened = options.write(true).create(true).truncate(true).mode(0o600).open(path);
         let file = opened.map_err(|e| Error::io("create", path, e))?;
@@ -515,6 +517,7 @@ impl Writer {
     }
 
     fn flush(&mut self) -> Result<()> {
+        fault::before(Step::Write).map_err(|e| Error::io("write", &self.path, e))?;
         self.file.write_all(&self.buffer).map_err(|e| Error::io("write", &self.path, e))?;
         self.buffer.clear();
         Ok(())

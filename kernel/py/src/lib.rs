@@ -18,7 +18,7 @@ mod transfer;
 
 use packetfs_engine::{fault, keys};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -56,8 +56,24 @@ fn crash_at(n: u32) {
 }
 
 #[pyfunction]
-fn fault_point(py: Python<'_>) {
-    py.detach(fault::point);
+fn fail_at(n: u32, errno: i32, lasting: bool) {
+    fault::fail_at(n, errno, lasting);
+}
+
+#[pyfunction]
+fn fault_met() -> Option<String> {
+    fault::met()
+}
+
+#[pyfunction]
+fn fault_point(step: &str) -> PyResult<()> {
+    let Some(step) = fault::Step::named(step) else {
+        return Err(PyValueError::new_err(format!("no step is called {step:?}")));
+    };
+    fault::before(step).map_err(|errno| {
+        // With its number, which decides the class: what PyO3 makes of an io::Error has none.
+        PyOSError::new_err((errno.raw_os_error(), std::io::Error::from(errno).kind().to_string()))
+    })
 }
 
 #[pymodule(gil_used = false)]
@@ -73,6 +89,8 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(crash_at, module)?)?;
     module.add_function(wrap_pyfunction!(give_back_memory, module)?)?;
     module.add_function(wrap_pyfunction!(fault_point, module)?)?;
+    module.add_function(wrap_pyfunction!(fail_at, module)?)?;
+    module.add_function(wrap_pyfunction!(fault_met, module)?)?;
     module.add_class::<chunker::Chunker>()?;
     module.add_class::<entry::Entry>()?;
     module.add_class::<entry::Difference>()?;
@@ -94,5 +112,6 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(sweep::ingest, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::ingest_stream, module)?)?;
     module.add_function(wrap_pyfunction!(sweep::checkout, module)?)?;
+    module.add_function(wrap_pyfunction!(sweep::free_bytes, module)?)?;
     Ok(())
 }

@@ -323,6 +323,11 @@ pub struct Checkout {
 #[pymethods]
 impl Checkout {
     #[getter]
+    fn growth_bytes(&self) -> Option<i64> {
+        self.value.growth_bytes
+    }
+
+    #[getter]
     fn created(&self) -> u64 {
         self.value.created
     }
@@ -424,7 +429,7 @@ impl Unverified {
                 }
                 None => Root::Entries(vec![root]),
             };
-            let options = engine_checkout::Options::default();
+            let options = engine_checkout::Options { delete: false, dry_run: false, owner: false, care: Care::NONE };
             engine_checkout::checkout_from(source, &root, None, &target, &options, &mut watch)
         });
         done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
@@ -468,4 +473,10 @@ pub fn checkout(
     let done: std::result::Result<Report, Error> =
         py.detach(|| engine_checkout::checkout(engine, &root, &target, &options, &mut watch));
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
+}
+
+/// See `_kernel.pyi`.
+#[pyfunction]
+pub fn free_bytes(py: Python<'_>, path: Vec<u8>) -> PyResult<Option<u64>> {
+    py.detach(|| engine_checkout::room::free_bytes(&path_of(path))).map_err(|error| raised(py, error))
 }

@@ -47,6 +47,7 @@ packetfs pull ada@host:/srv/volume::main ~/project
 @click.option("-c", "--checksum", is_flag=True, help="Compare files by content, not by size and time.")
 @click.option("-i", "--itemize-changes", is_flag=True, help="Print each change, in rsync's letters.")
 @click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
+@click.option("--no-space-check", is_flag=True, help="Begin even if DIR's disk has too little room for the end.")
 @remote_options
 def pull(
     invocation: Invocation,
@@ -62,6 +63,7 @@ def pull(
     checksum: bool,
     itemize_changes: bool,
     dry_run: bool,
+    no_space_check: bool,
 ) -> int:
     """Write a snapshot, or a part of it, into a directory.
 
@@ -112,6 +114,7 @@ def pull(
                 delete=delete,
                 care=care,
                 dry_run=dry_run,
+                check_space=not no_space_check,
                 progress=meter,
                 report=show,
             )
@@ -125,6 +128,7 @@ def pull(
                 delete=delete,
                 care=care,
                 dry_run=dry_run,
+                check_space=not no_space_check,
                 progress=meter,
                 report=show,
             )

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from packetfs import kernel
-from packetfs.errors import RefusedError, UsageError, disk_error
+from packetfs.errors import RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Change, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
@@ -17,7 +17,9 @@ from packetfs.volume.ingest import teller
 from packetfs.volume.selection import Pattern, patterns_of
 from packetfs.volume.trees import Trees
 
-__all__ = ["NO_CARE", "Care", "PullReport", "pull"]
+__all__ = ["NO_CARE", "Care", "PullReport", "pull", "refuse_growth"]
+
+_NAME_BYTES: Final = 8192  # of an entry: the rest of its last block, and its share of its directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def pull(
     delete: bool = False,
     care: Care = NO_CARE,
     dry_run: bool = False,
+    check_space: bool = True,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PullReport:
@@ -75,7 +78,7 @@ def pull(
     Files that are equal in kind, size and time are not touched; others are replaced as a whole. Names that the snapshot
     does not have stay unless `delete`; `care` spares more. If this raises, or the machine stops, each name is old or
     new, and running it again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong
-    file.
+    file. With `check_space` nothing is written when it cannot fit: UnavailableError `not-enough-space`.
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
@@ -105,6 +108,8 @@ def pull(
                 )
             )
 
+    if check_space and not dry_run:
+        _refuse_if_full(volume, snapshot, root, directory, patterns, delete=delete, care=care)
     with _directory(directory, dry_run=dry_run) as existing:
         done = kernel.checkout(
             volume.space,
@@ -166,6 +171,66 @@ def _refuse_volume(volume: Trees, directory: bytes, *, delete: bool) -> None:
         )
 
 
+def _refuse_if_full(
+    volume: Trees,
+    snapshot: Snapshot,
+    root: Page | kernel.Entry | list[kernel.Entry],
+    directory: bytes,
+    patterns: kernel.Patterns | None,
+    *,
+    delete: bool,
+    care: Care,
+) -> None:
+    """Nothing is begun that is sure to end on a full disk (docs/design/faults.md). What is only likely to is tried."""
+    if care.backup is not None:
+        return  # what is moved there frees nothing, and is not told apart
+    free_bytes = kernel.free_bytes(_existing(directory))
+    counted = snapshot.statistics
+    names = counted.files + counted.directories + counted.symlinks
+    if free_bytes is None or counted.logical_bytes + names * _NAME_BYTES <= free_bytes:
+        return  # as a rule: all of the snapshot would fit
+    with _directory(directory, dry_run=True) as existing:
+        would = kernel.checkout(
+            volume.space,
+            root,
+            existing,
+            delete=delete,
+            dry_run=True,
+            owner=os.geteuid() == 0,
+            progress=_unheard,
+            report=_unheard,
+            exclude=patterns,
+            delete_max=care.delete_max,
+        )
+    refuse_growth(would.growth_bytes, free_bytes, directory)
+
+
+def _unheard(*_: object) -> None:
+    """What a dry run that nobody asked for tells."""
+
+
+def refuse_growth(growth_bytes: int | None, free_bytes: int | None, directory: bytes) -> None:
+    """UnavailableError if what is to come surely has no room in `directory`."""
+    if growth_bytes is None or free_bytes is None or growth_bytes <= free_bytes:
+        return
+    raise UnavailableError(
+        f"{os.fsdecode(directory)!r} needs {growth_bytes:,} more bytes, and its disk has {free_bytes:,}",
+        code="not-enough-space",
+        hint="free some space, or have it tried with --no-space-check",
+        path=os.fsdecode(directory),
+        needed=growth_bytes,
+        free=free_bytes,
+    )
+
+
+def _existing(path: bytes) -> bytes:
+    """`path`, or the nearest directory above it that is there."""
+    path = os.path.abspath(path)
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
 @contextmanager
 def _directory(path: bytes, *, dry_run: bool) -> Iterator[bytes]:
     """`path`, made if it is missing; for a dry run an empty directory stands in for it."""
@@ -177,6 +242,7 @@ def _directory(path: bytes, *, dry_run: bool) -> Iterator[bytes]:
                 with TemporaryDirectory(prefix="packetfs-") as stand_in:
                     yield os.fsencode(stand_in)
                 return
+            kernel.fault_point("mkdir")
             os.makedirs(path)
     except OSError as error:
         raise disk_error("create the directory", path, cast("int", error.errno)) from None

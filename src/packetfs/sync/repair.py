@@ -30,7 +30,7 @@ from packetfs.format.address import OFFSET_BITS, Extent, segment_of
 from packetfs.release import VERSION
 from packetfs.sync.link import Link
 from packetfs.sync.receiving import Budget
-from packetfs.volume import Volume
+from packetfs.volume import Volume, files
 from packetfs.volume.replica import Replica
 from packetfs.volume.space import Durable
 from packetfs.wire import protocol
@@ -318,9 +318,8 @@ def _put_in_place(copy: Copy, scratch: str, row: Durable, reasons: list[str]) ->
 
     def move() -> None:
         for suffix in (".data", ".chunks"):
-            kernel.fault_point()
-            os.rename(os.path.join(scratch, slot) + suffix, old + suffix)
-        _sync_directory(os.path.join(copy.path, "segments"))
+            files.rename(os.path.join(scratch, slot) + suffix, old + suffix)
+        files.sync_directory(os.path.join(copy.path, "segments"))
 
     with suppress(FileNotFoundError), open(f"{old}.chunks", "rb") as held:
         try:
@@ -339,7 +338,7 @@ def _scratch(copy: Copy) -> Iterator[str]:
     """A directory in the volume for this process alone, empty at the beginning and gone at the end."""
     path = os.path.join(copy.path, SCRATCH_NAME)
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        files.make_directory(path)
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise disk_error("create", path, error.errno or 0) from None
@@ -356,14 +355,5 @@ def _scratch(copy: Copy) -> Iterator[str]:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(directory)
-
-
-def _sync_directory(path: str) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        kernel.fault_point()
-        os.fsync(directory)
     finally:
         os.close(directory)

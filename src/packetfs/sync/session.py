@@ -251,6 +251,7 @@ class Session:
         delete: bool = False,
         care: Care = NO_CARE,
         dry_run: bool = False,
+        check_space: bool = True,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pulled":
@@ -267,6 +268,7 @@ class Session:
             delete=delete,
             care=care,
             dry_run=dry_run,
+            check_space=check_space,
             progress=progress,
             report=report,
         )

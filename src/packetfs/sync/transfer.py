@@ -4,6 +4,7 @@ What travels and against what is decided in `plan.py` and in the kernel (`Outgoi
 `receiving.py`.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from packetfs import kernel
 from packetfs.errors import ConflictError, DamagedError, PacketFSError, RefusedError, UnavailableError
 from packetfs.events import Change, Progress
-from packetfs.format.address import OFFSET_BITS, Extent
+from packetfs.format.address import OFFSET_BITS, Extent, segment_of
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, check_labels, check_message, cleaned, fitting
@@ -151,6 +152,7 @@ def pull(
     delete: bool = False,
     care: Care = NO_CARE,
     dry_run: bool = False,
+    check_space: bool = True,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
@@ -159,7 +161,7 @@ def pull(
     while True:
         try:
             snapshot = session.receive(ref, str(when), path, data=True)
-            fetch_absent(session, snapshot, path)
+            fetch_absent(session, snapshot, path, check_space=check_space)
             done = checkout.pull(
                 session.replica,
                 snapshot,
@@ -168,6 +170,7 @@ def pull(
                 delete=delete,
                 care=care,
                 dry_run=dry_run,
+                check_space=check_space,
                 progress=progress,
                 report=report,
             )
@@ -182,8 +185,8 @@ def pull(
         return Pulled(done, meter.traffic(counts))
 
 
-def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
-    """Bring what the tree needs under `path` and is still not here."""
+def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_space: bool = False) -> None:
+    """Bring what the tree needs under `path` and is still not here; with `check_space`, only if it can fit."""
     kept = session.replica.kept(snapshot.id)
     if kept is not None and kept.complete:
         return
@@ -192,6 +195,12 @@ def fetch_absent(session: Session, snapshot: Snapshot, path: bytes) -> None:
     while absent := session.replica.space.absent(snapshot.root, path):
         if absent == last:
             raise DamagedError(f"the origin does not send {len(absent)} ranges that snapshot {snapshot.short} needs")
+        if check_space:
+            place = os.fsencode(session.replica.path)
+            # What an earlier transfer left in the same segments is overwritten.
+            left_bytes = session.replica.bytes_in({segment_of(address) for address, _ in absent})
+            growth_bytes = sum(length for _, length in absent) - left_bytes
+            checkout.refuse_growth(growth_bytes, kernel.free_bytes(place), place)
         session.fetch(absent)
         last = absent
     if kept is not None and not path:

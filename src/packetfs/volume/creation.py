@@ -12,6 +12,7 @@ from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError, disk_error
 from packetfs.format.descriptor import Descriptor, encode_descriptor
+from packetfs.volume import files, reserve
 from packetfs.volume.journal import create_journal
 from packetfs.volume.keys import Keys
 
@@ -20,7 +21,7 @@ __all__ = ["create", "is_volume"]
 _FIRST_EPOCH: Final = 0
 _SECRET_BYTES: Final = 32
 _STAGING_BYTES: Final = 6  # random ones, in the name of a directory in which a volume is made
-_MADE: Final = re.compile(r"segments|index|cache|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
+_MADE: Final = re.compile(r"segments|index|cache|reserve(\.new)?|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
 
 
 def is_volume(path: str) -> bool:
@@ -50,9 +51,9 @@ def create(path: str, env: Env) -> None:
         raise disk_error("create", path, error.errno or 0) from None
     try:
         _fill(staging, env)
-        os.fsync(handle)
+        files.sync_directory(staging)
         _rename(staging, path)
-        _sync_directory(parent)
+        files.sync_directory(parent)
     except OSError as error:
         raise disk_error("create", path, error.errno or 0) from None
     finally:
@@ -78,6 +79,7 @@ def _make_staging(prefix: str, env: Env) -> tuple[str, int]:
     """An empty directory, and a handle whose lock tells others that it is not abandoned."""
     while True:
         staging = prefix + env.random_bytes(_STAGING_BYTES).hex()
+        kernel.fault_point("mkdir")
         os.mkdir(staging, 0o700)
         with suppress(FileNotFoundError):
             handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
@@ -91,28 +93,19 @@ def _fill(staging: str, env: Env) -> None:
     """Everything that a volume has from the beginning."""
     secret, volume_id = env.random_bytes(_SECRET_BYTES), env.random_bytes(16)
     for name in ("segments", "index", "cache"):
-        os.mkdir(os.path.join(staging, name), 0o700)
+        files.make_directory(os.path.join(staging, name))
     check = Keys(secret, volume_id).row_check(_FIRST_EPOCH, 0)
     create_journal(os.path.join(staging, "journal.db"), epoch=_FIRST_EPOCH, row_check=check)
-    _write(os.path.join(staging, "secret"), secret, 0o600)
+    files.write_new(os.path.join(staging, "secret"), secret)
+    reserve.keep(staging)
     described = Descriptor(volume_id=volume_id, secret_id=Keys.secret_id(secret), created_ns=env.now_ns())
-    _write(os.path.join(staging, "volume.toml"), encode_descriptor(described), 0o644)
-
-
-def _write(path: str, data: bytes, mode: int) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        kernel.fault_point()
-        os.fsync(file.fileno())
+    files.write_new(os.path.join(staging, "volume.toml"), encode_descriptor(described), 0o644)
 
 
 def _rename(staging: str, path: str) -> None:
     """Put the volume in its place. The kernel refuses if something is there by now, so that two never mix."""
     try:
-        kernel.fault_point()
-        os.rename(staging, path)
+        files.rename(staging, path)
     except OSError as error:
         if is_volume(path):
             raise _exists(path) from None
@@ -141,15 +134,6 @@ def _remove_abandoned(parent: str, prefix: str) -> None:
                     shutil.rmtree(entry.path)
             finally:
                 os.close(handle)
-
-
-def _sync_directory(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        kernel.fault_point()
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _exists(path: str) -> PacketFSError:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import disk_error
 from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES, Extent, segment_of
+from packetfs.volume import files
 
 __all__ = ["FILE_NAME", "coalesced", "decode_damage", "encode_damage", "load", "store"]
 
@@ -74,29 +74,14 @@ def store(volume: str, extents: Sequence[Extent], env: Env) -> None:
     staging = f"{path}.{env.random_bytes(4).hex()}.new"
     try:
         if extents:
-            _write(staging, encode_damage(extents))
-            kernel.fault_point()
-            os.replace(staging, path)
+            files.write_new(staging, encode_damage(extents))
+            files.rename(staging, path)
         else:
             with suppress(FileNotFoundError):
-                kernel.fault_point()
-                os.unlink(path)
-        directory = os.open(volume, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            kernel.fault_point()
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+                files.remove(path)
+        files.sync_directory(volume)
     except OSError as error:
         raise disk_error("write", path, error.errno or 0) from None
     finally:
         with suppress(OSError):
             os.unlink(staging)
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        kernel.fault_point()
-        os.fsync(file.fileno())

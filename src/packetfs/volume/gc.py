@@ -225,7 +225,6 @@ def _punch(volume: "Volume", progress: Callable[[Progress], None] | None) -> int
     freed_bytes = 0
     for segment in segments:
         _tell(progress, "punching", freed_bytes)
-        kernel.fault_point()
         freed_bytes += volume.space.punch(segment)
     with volume.journal.writing() as db:
         removals.punched(db, segments)

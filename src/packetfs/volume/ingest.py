@@ -19,7 +19,7 @@ from packetfs.errors import ConflictError, RefusedError, UnavailableError, Usage
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Labels, Snapshot, Statistics
-from packetfs.volume import refs, space
+from packetfs.volume import files, refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
 from packetfs.volume.selection import ALL, Selection
@@ -371,7 +371,7 @@ class StatCache:
         """Where the kernel writes the next one. What pushes that were killed have left is removed."""
         directory = os.path.dirname(self._path)
         try:
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            files.make_directory(directory)
             self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
             _sweep(directory, self._lock)
         except OSError as error:
@@ -382,8 +382,7 @@ class StatCache:
         """Trust the next one from now on. What it points to is committed, or this would not be reached."""
         # It is not written when nothing has changed; and without it the next push only reads more.
         with suppress(OSError):
-            kernel.fault_point()
-            os.replace(self._next, self._path)
+            files.rename(self._next, self._path)
 
     def discard(self) -> None:
         """Remove what was not published."""

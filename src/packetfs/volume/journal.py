@@ -10,6 +10,7 @@ volume.toml for the length of a transaction; a rebuild holds it alone from its f
 The hash chain, the refs and what the rows mean are in `refs.py` and `space.py`; docs/formats/journal.md has them all.
 """
 
+import errno
 import fcntl
 import os
 import threading
@@ -23,7 +24,17 @@ from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError, disk_error
 
-__all__ = ["FULL", "OPEN", "Journal", "alone", "create_journal", "has_removals", "prepare_removals", "select"]
+__all__ = [
+    "FULL",
+    "OPEN",
+    "Journal",
+    "alone",
+    "create_journal",
+    "has_removals",
+    "of_the_disk",
+    "prepare_removals",
+    "select",
+]
 
 _APPLICATION_ID: Final = int.from_bytes(b"PFSJ", "big")
 _VERSION: Final = 1
@@ -134,6 +145,8 @@ INSERT INTO rounds VALUES (0, 0, 0);
 
 _WAIT_MIN_S: Final = 0.001
 _WAIT_MAX_S: Final = 0.025  # a commit lasts milliseconds: looking more rarely would let others overtake us for ever
+
+_OPEN_BYTES: Final = 64 << 10  # journal.db-shm, and a page or two of the file system's own
 
 _DAMAGED_HINT: Final = "`packetfs rebuild` recovers it from the segments"
 
@@ -327,7 +340,7 @@ class Journal:
         try:
             self._check_usable()  # another thread's sync may have failed while this block ran
             with _speaking(self.path):
-                kernel.fault_point()
+                _pass_fault_point(self.path)
                 self._db.execute("COMMIT")
         except PacketFSError as error:
             self.poison(error)
@@ -338,6 +351,13 @@ class Journal:
         with suppress(apsw.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+
+
+def _pass_fault_point(path: str) -> None:
+    try:
+        kernel.fault_point("sync")
+    except OSError as error:
+        raise disk_error("write", path, error.errno or 0) from None
 
 
 @contextmanager
@@ -413,13 +433,8 @@ def _speaking(path: str, lock_wait_s: float | None = None) -> Iterator[None]:
         ) from error
     except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError, apsw.SchemaChangeError) as error:
         raise _damaged(path, str(error)) from error
-    except apsw.FullError as error:
-        raise UnavailableError(
-            f"cannot write {path!r}: no space left on the device",
-            code="disk-full",
-            hint="free some space and run the command again: it continues where it stopped",
-            path=path,
-        ) from error
+    except (apsw.FullError, apsw.CantOpenError, apsw.IOError) as error:
+        raise of_the_disk(path, error) from error
     except apsw.ReadOnlyError as error:
         raise UnavailableError(
             f"cannot write {path!r}: it is read-only",
@@ -427,23 +442,49 @@ def _speaking(path: str, lock_wait_s: float | None = None) -> Iterator[None]:
             hint="check the mode of the volume's directory and how its file system is mounted",
             path=path,
         ) from error
-    except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError) as error:
+    except (apsw.PermissionsError, apsw.AuthError) as error:
         raise UnavailableError(
             f"cannot open {path!r}: {error}",
             code="permission-denied",
             hint="check who owns the volume's directory, its mode, and that the disk is not full",
             path=path,
         ) from error
-    except (apsw.IOError, apsw.NoMemError) as error:
-        raise UnavailableError(
-            f"the disk failed at {path!r}: {error}",
-            code="disk-failed",
-            hint="look at the system log (dmesg) and check the disk",
-            path=path,
-        ) from error
+    except apsw.NoMemError as error:
+        raise disk_error("read", path, errno.ENOMEM) from error
     except (apsw.SQLError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError) as error:
         # Our statements fit our schema: a table that is not there, or a row that contradicts a key, is damage.
         raise _damaged(path, str(error)) from error
+
+
+def of_the_disk(path: str, error: apsw.Error) -> PacketFSError:
+    """Our error for one of SQLite's about the disk that `path` is on.
+
+    That a file could not be made or read is all that SQLite says; why, a look at the disk may tell.
+    """
+    if isinstance(error, apsw.FullError) or _is_full(path):
+        return disk_error("write", path, errno.ENOSPC)
+    if isinstance(error, apsw.CantOpenError):
+        return UnavailableError(
+            f"cannot open {path!r}: {error}",
+            code="permission-denied",
+            hint="check who owns the volume's directory, and its mode",
+            path=path,
+        )
+    return UnavailableError(
+        f"the disk failed at {path!r}: {error}",
+        code="disk-failed",
+        hint="look at the system log (dmesg) and check the disk",
+        path=path,
+    )
+
+
+def _is_full(path: str) -> bool:
+    """Whether there is no room for what SQLite makes beside a database to open it."""
+    try:
+        found = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _OPEN_BYTES
 
 
 def _damaged(path: str, why: str) -> DamagedError:

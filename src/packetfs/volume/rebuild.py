@@ -32,7 +32,7 @@ from packetfs.format.address import (
 from packetfs.format.descriptor import Descriptor
 from packetfs.format.entry import MAC_BYTES, Commit, Entry, Forget, NewEpoch, Position, Reclaim, decode_entry
 from packetfs.format.snapshot import decode_snapshot
-from packetfs.volume import refs, removals, space
+from packetfs.volume import files, refs, removals, space
 from packetfs.volume.journal import Journal, alone, create_journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.removals import Ranges
@@ -366,17 +366,10 @@ def _put_in_place(path: str, staging: str, env: Env) -> str:
     # What is left of the WAL must be gone before the new database comes, which would take it for its own.
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
-            kernel.fault_point()
-            os.rename(target + suffix, kept + suffix)
+            files.rename(target + suffix, kept + suffix)
             found = kept
-    kernel.fault_point()
-    os.rename(staging, target)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        kernel.fault_point()
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    files.rename(staging, target)
+    files.sync_directory(path)
     return found
 
 

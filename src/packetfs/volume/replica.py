@@ -27,14 +27,14 @@ import msgspec
 
 from packetfs import kernel
 from packetfs.env import Env
-from packetfs.errors import BusyError, DamagedError, InvalidError, NotFoundError, UnavailableError, disk_error
+from packetfs.errors import BusyError, DamagedError, InvalidError, NotFoundError, disk_error
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
 from packetfs.format.entry import Position
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.format.when import LATEST, AtTime, Back, ById, When
-from packetfs.volume import removals
-from packetfs.volume.journal import select
+from packetfs.volume import files, removals
+from packetfs.volume.journal import of_the_disk, select
 from packetfs.volume.keys import Keys
 from packetfs.volume.refs import Ref
 from packetfs.volume.removals import Ranges
@@ -141,6 +141,9 @@ class Replica(Trees):
         lock = _take_lock(path, lock_wait_s, env)
         try:
             return cls(path, lock, env)
+        except (apsw.FullError, apsw.CantOpenError, apsw.IOError) as error:
+            lock.close()
+            raise of_the_disk(os.path.join(path, DATABASE_NAME), error) from error  # it is as good as it was
         except (apsw.Error, DamagedError, InvalidError, FileNotFoundError, msgspec.DecodeError):
             lock.close()
             return None  # it is derived: whatever is wrong with it, a new one is right
@@ -152,29 +155,31 @@ class Replica(Trees):
     def create(cls, path: str, identity: Identity, *, lock_wait_s: float, env: Env) -> "Replica":
         """Make an empty replica at `path`; what was there of an older one is removed."""
         try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            files.make_directory(path)
             lock = _take_lock(path, lock_wait_s, env)
         except OSError as error:
             raise disk_error("create", path, error.errno or 0) from None
         try:
             _clear(path)
             for name in ("segments", "index", "cache"):
-                os.mkdir(os.path.join(path, name), 0o700)
-            secret = os.open(os.path.join(path, "secret"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(secret, "wb") as file:
-                file.write(env.random_bytes(_SECRET_BYTES))
+                files.make_directory(os.path.join(path, name))
+            files.write_new(os.path.join(path, "secret"), env.random_bytes(_SECRET_BYTES))
             _make_database(path, identity)
             return cls(path, lock, env)
         except OSError as error:
             lock.close()
             raise disk_error("create", path, error.errno or 0) from None
+        except apsw.Error as error:
+            lock.close()
+            raise of_the_disk(os.path.join(path, DATABASE_NAME), error) from error
         except BaseException:
             lock.close()
             raise
 
     def close(self) -> None:
         """Let the next process use it; idempotent."""
-        self._db.close()
+        with suppress(apsw.Error):  # folding the WAL is worth trying, and the next process does it as well
+            self._db.close()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -280,7 +285,11 @@ class Replica(Trees):
 
     def disk_bytes(self) -> int:
         """What the segments take on disk."""
-        return sum(self._segment_bytes(segment) for (segment,) in self._select((int,), "SELECT segment FROM segments"))
+        return self.bytes_in(segment for (segment,) in self._select((int,), "SELECT segment FROM segments"))
+
+    def bytes_in(self, segments: Iterable[int]) -> int:
+        """What the files of some segments take on disk."""
+        return sum(map(self._segment_bytes, segments))
 
     # What changes.
 
@@ -458,7 +467,7 @@ class Replica(Trees):
                 with suppress(FileNotFoundError):
                     os.unlink(path)
         shutil.rmtree(os.path.join(self.path, "index"), ignore_errors=True)  # it has claims on what is gone
-        os.makedirs(os.path.join(self.path, "index"), mode=0o700, exist_ok=True)
+        files.make_directory(os.path.join(self.path, "index"))
         self.space = self._open_space()
         self._drop_broken()
         return freed
@@ -509,6 +518,8 @@ class Replica(Trees):
     ) -> list[tuple[Any, ...]]:
         try:
             return select(self._db, kinds, statement, values)
+        except (apsw.FullError, apsw.CantOpenError, apsw.IOError) as error:
+            raise of_the_disk(os.path.join(self.path, DATABASE_NAME), error) from error
         except apsw.Error as error:
             raise DamagedError(f"the replica {self.path!r} cannot be read: {error}") from error
 
@@ -535,15 +546,8 @@ class Replica(Trees):
         try:
             with self._db:
                 yield
-        except apsw.FullError as error:
-            raise UnavailableError(
-                f"cannot write {self.path!r}: no space left on the device",
-                code="disk-full",
-                hint="free some space and run the command again, or use a smaller --cache-size",
-                path=self.path,
-            ) from error
         except apsw.Error as error:
-            raise UnavailableError(f"cannot write the replica {self.path!r}: {error}", path=self.path) from error
+            raise of_the_disk(os.path.join(self.path, DATABASE_NAME), error) from error
 
 
 def _connect(path: str) -> apsw.Connection:
@@ -563,6 +567,7 @@ def _make_database(path: str, identity: Identity) -> None:
     """Made under another name: a replica.db is whole or not there."""
     final = os.path.join(path, DATABASE_NAME)
     made = f"{final}.new"
+    kernel.fault_point("create")
     with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"):
         pass  # with a mode of our own: it holds keys
     db = apsw.Connection(made, flags=apsw.SQLITE_OPEN_READWRITE)
@@ -574,7 +579,7 @@ def _make_database(path: str, identity: Identity) -> None:
             db.execute("INSERT INTO identity VALUES (?)", (msgspec.msgpack.encode(identity),))
     finally:
         db.close()
-    os.rename(made, final)
+    files.rename(made, final)
 
 
 def _identity(db: apsw.Connection) -> Identity:

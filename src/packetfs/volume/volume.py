@@ -20,6 +20,7 @@ from packetfs.errors import (
     NotFoundError,
     PacketFSError,
     RefusedError,
+    UnavailableError,
     UsageError,
     disk_error,
 )
@@ -30,7 +31,7 @@ from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot
 from packetfs.format.when import LATEST, When
-from packetfs.volume import creation, damage, ingest, refs, removals, space
+from packetfs.volume import creation, damage, ingest, refs, removals, reserve, space
 from packetfs.volume.ingest import Ingest, PushReport, Source, StreamIngest
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
@@ -120,6 +121,12 @@ class Volume(Trees):
                 made = True
             except ConflictError:
                 pass  # somebody made it just now: that one is as good
+        try:
+            return cls(absolute, created=made, lock_wait_s=lock_wait_s, env=env)
+        except UnavailableError as error:
+            # Also to be read it takes some pages of its disk: journal.db-shm.
+            if error.code != "disk-full" or not reserve.give_up(absolute):
+                raise
         return cls(absolute, created=made, lock_wait_s=lock_wait_s, env=env)
 
     def close(self) -> None:

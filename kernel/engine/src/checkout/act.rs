@@ -18,8 +18,9 @@ use super::plan::{Attributes, Over};
 use super::spare::Backup;
 use super::work::at;
 use crate::beneath::{Dir, Name, times};
+use crate::fault::{self, Step};
 use crate::page::EntryKind;
-use crate::{Error, Result, fault};
+use crate::{Error, Result};
 
 /// How names made by a checkout begin, for the time that they are not what they will be.
 const PREFIX: &str = ".packetfs-";
@@ -173,7 +174,9 @@ fn marker_of(dir: &Dir) -> rustix::io::Result<Vec<u8>> {
 /// Says of a directory that it is a staging directory.
 pub fn mark(dir: &Dir) -> rustix::io::Result<()> {
     let Ok(name) = Name::new(MARKER) else { return Err(Errno::INVAL) };
-    rustix::io::pwrite(dir.create(name, 0o600)?, &marker_of(dir)?, 0).map(drop)
+    let file = dir.create(name, 0o600)?;
+    fault::before(Step::Write)?;
+    rustix::io::pwrite(file, &marker_of(dir)?, 0).map(drop)
 }
 
 fn is_marked(dir: &Dir) -> rustix::io::Result<bool> {
@@ -374,11 +377,9 @@ impl Group {
     /// `tick` may stop it between two removals.
     pub fn show(self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         for moved in self.moves {
-            fault::point();
             move_into_place(&moved, self.backup.as_deref()).map_err(|error| at(&moved.path, error))?;
         }
         for Removal { home, name, path, is_rubbish } in self.removals {
-            fault::point();
             let name = Name::new(&name)?;
             match self.backup.as_deref().filter(|_| !is_rubbish) {
                 Some(backup) => backup.take(&home.dir, name, &path)?,
@@ -446,9 +447,6 @@ enum SyncKind {
 /// Brings it to disk in a thread of its own, while the caller goes on writing; the receiver hears how it went.
 pub fn sync(all: Vec<ToSync>) -> Receiver<Result<()>> {
     let (done, synced) = channel();
-    if !all.is_empty() {
-        fault::point();
-    }
     // A thread that cannot be had is heard as one that went away.
     let _ = std::thread::Builder::new().name("packetfs-sync".into()).spawn(move || {
         // Nobody listens any more when the checkout has failed.
@@ -460,6 +458,7 @@ pub fn sync(all: Vec<ToSync>) -> Receiver<Result<()>> {
 impl ToSync {
     fn perform(&self) -> Result<()> {
         let failed = |error| at(&self.path, Error::io("sync", "", error));
+        fault::before(Step::Sync).map_err(failed)?;
         if let SyncKind::File = self.kind {
             match self.home.dir.read(Name::new(&self.name)?) {
                 Ok(file) => return fs::fdatasync(file).map_err(failed),
@@ -504,7 +503,6 @@ fn replace(moved: &Move, waiting: Name<'_>, name: Name<'_>, backup: Option<&Back
                 Err(error) => return Err(failed(error)),
             },
         }
-        fault::point();
         return from.rename(waiting, to, name).map_err(failed);
     }
     let exchanged = match from.exchange(waiting, to, name) {
@@ -584,6 +582,7 @@ pub fn touch_file(
 pub fn open_target(path: &Path) -> Result<Dir> {
     match Dir::open(path) {
         Err(Errno::NOENT) => {
+            fault::before(Step::MakeDirectory).map_err(|e| Error::io("make the directory", path, e))?;
             std::fs::create_dir_all(path).map_err(|e| Error::io("make the directory", path, e))?;
             Dir::open(path).map_err(|e| Error::io("open", path, e))
         }

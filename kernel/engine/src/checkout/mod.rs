@@ -9,6 +9,7 @@
 
 pub mod act;
 pub mod plan;
+pub mod room;
 pub mod spare;
 pub mod work;
 
@@ -32,6 +33,7 @@ use crate::tree::Entries;
 use crate::{Error, Result};
 use act::{Finish, Group, Home, Move, Others, Parked, Staging};
 use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
+use room::Room;
 use spare::{Backup, Care};
 use work::{Feeder, FileJob, Pool, at};
 
@@ -141,6 +143,8 @@ pub struct Report {
     pub unsupported: u64,
     /// Entries whose owner is another than they were given.
     pub owner_not_set: u64,
+    /// Of a dry run: bytes that would be in use more on the target's file system, at least; `None` if that cannot be said.
+    pub growth_bytes: Option<i64>,
 }
 
 /// Writes what is stored at `root` beneath `target`, which is made if it is missing.
@@ -442,6 +446,7 @@ struct Checkout<'a, 's, S: Source> {
     changes: Vec<Change>,
     change_path_bytes: usize,
     report: Report,
+    room: Room,
     entries: u64,
     told: Instant,
 }
@@ -457,6 +462,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     ) -> Self {
         let Places { root, others } = places;
         let (uid, gid) = creator();
+        let mut room = Room::default();
+        if !others.dead.is_empty() {
+            // They are removed first, and give back what nobody has counted.
+            room.unknown();
+        }
         Checkout {
             source,
             volume: None,
@@ -485,6 +495,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             changes: Vec::new(),
             change_path_bytes: 0,
             report: Report::default(),
+            room,
             entries: 0,
             told: Instant::now(),
         }
@@ -514,6 +525,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             (Some(finish), _, _) => act::finish_directory(&finish)?,
             (None, Some(root), Some(mtime_ns)) => act::set_time(&root.dir, mtime_ns)?,
             _ => {}
+        }
+        if self.options.dry_run {
+            self.report.growth_bytes = self.room.growth_bytes();
         }
         Ok(self.report)
     }
@@ -655,6 +669,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.differs =
             found.as_ref().map_or(Aspects::default(), |found| plan::differs(&entry, found, other_content, &self.rules));
         let step = plan::decide(&entry, found.as_ref(), was.as_ref(), same_content, &self.rules);
+        if self.options.dry_run {
+            self.count_room(step, &entry, found.as_ref(), home.as_deref())?;
+        }
         if let (true, Step::Make(Over::Unlike), Some(home), true) = (self.counts, step, &home, stands_as_directory) {
             return self.descend_surplus(&Arc::clone(home), &entry.name);
         }
@@ -689,6 +706,22 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Err(Errno::ACCESS) => Ok(Some(false)),
             Err(errno) => Err(at(&self.path, Error::io("read", "", errno))),
         }
+    }
+
+    /// What `step` takes of the room that the target's own file system has.
+    fn count_room(&mut self, step: Step, entry: &Entry, found: Option<&Found>, home: Option<&Home>) -> Result<()> {
+        let here = home.is_none_or(|home| self.root.as_ref().is_some_and(|root| root.mount == home.mount));
+        match step {
+            Step::Make(_) if entry.kind == EntryKind::File && here => {
+                self.room.file(self.source, entry, link_group(entry), found).map_err(|error| at(&self.path, error))?;
+            }
+            // What is made in a new directory is not told apart from what is made here.
+            Step::Make(over) if entry.kind == EntryKind::Directory && (!here || over == Over::Unlike) => {
+                self.room.unknown();
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// What a name stands for.
@@ -1076,8 +1109,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             self.change(Action::Deleted, &Entry::default());
             return self.descend_surplus(&home, &listed.name);
         }
-        if !self.options.dry_run {
-            self.group.add_removal(home, listed.name.into_vec(), self.path.clone(), left_behind);
+        match self.options.dry_run {
+            true => self.room.removed(&found),
+            false => self.group.add_removal(home, listed.name.into_vec(), self.path.clone(), left_behind),
         }
         let kind = kind_of(&stat);
         let size = if kind == EntryKind::File { stat.st_size.max(0).cast_unsigned() } else { 0 };

@@ -14,7 +14,7 @@ use super::act::Home;
 use super::work::at;
 use crate::beneath::{Dir, Name};
 use crate::select::Patterns;
-use crate::{Error, Result, fault};
+use crate::{Error, Result};
 
 /// Directories that are looked into before one is removed; beneath, names are decided one by one.
 const LOOK_LEVELS: usize = 64;
@@ -128,9 +128,7 @@ impl Backup {
             Err(Errno::EXIST) => dir.remove_tree(last).and_then(|()| from.link(name, dir, last)),
             answer => answer,
         };
-        linked.map_err(failed)?;
-        fault::point();
-        Ok(())
+        linked.map_err(failed)
     }
 
     /// Moves `name` in `from`, which is at `path` in the target, here; fine if it is gone.

@@ -14,6 +14,7 @@ use rustix::fs::{self, Gid, Mode, Uid};
 use super::act::{Home, NOBODY};
 use super::plan::Attributes;
 use crate::beneath::{Name, times};
+use crate::fault::{self, Step};
 use crate::gather::{self, PIECE_BYTES, Piece, Pieces, Source};
 use crate::map::watch;
 use crate::page::Entry;
@@ -204,6 +205,7 @@ impl<'s, S: Source> Pool<'s, S> {
         let Attributes { mode, owner, mtime_ns } = job.attributes;
         // A hole at the end is length without bytes.
         if end < job.entry.size {
+            fault::before(Step::Resize).map_err(|e| Error::io("set the length of", "", e))?;
             fs::ftruncate(file, job.entry.size).map_err(|e| Error::io("set the length of", "", e))?;
         }
         let chowned = match owner.filter(|owner| *owner != job.home.creator) {

@@ -7,7 +7,7 @@
 use super::Entry;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Step};
 use crate::map::{MappedFile, map_file};
 use std::fs::File;
 use std::io::Write;
@@ -186,10 +186,12 @@ pub(super) fn write(
     let fan_bits = fan_bits_for(at_most);
     let failed = |source| Error::io("write", path, source);
     // Never in place: another process may still have an older file of this name mapped.
+    fault::before(Step::Remove).map_err(|e| Error::io("write", path, e))?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
+    fault::before(Step::Create).map_err(|e| Error::io("write", path, e))?;
     let file = File::options().write(true).create_new(true).open(path).map_err(failed)?;
     let mut fan = Region { file: &file, at: HEADER_BYTES as u64, buffer: Vec::with_capacity(REGION_BYTES) };
     let mut rows = Region { file: &file, at: entries_at(fan_bits) as u64, buffer: Vec::with_capacity(REGION_BYTES) };
@@ -233,11 +235,13 @@ pub(super) fn write(
     header[32..40].copy_from_slice(&u64::from(count).to_le_bytes());
     let check = crc32c::crc32c(&header[..60]);
     header[60..].copy_from_slice(&check.to_le_bytes());
+    fault::before(Step::Write).map_err(|e| Error::io("write", path, e))?;
     file.write_all_at(&header, 0).map_err(failed)?;
     // An empty table ends with its fan-out's padding.
     let length = entries_at(fan_bits) as u64 + u64::from(count) * ENTRY_BYTES as u64;
+    fault::before(Step::Resize).map_err(|e| Error::io("write", path, e))?;
     file.set_len(length).map_err(failed)?;
-    fault::point();
+    fault::before(Step::Sync).map_err(|e| Error::io("write", path, e))?;
     file.sync_data().map_err(failed)?;
     Ok(u64::from(count))
 }
@@ -260,6 +264,7 @@ impl Region<'_> {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
+        fault::before(Step::Write)?;
         self.file.write_all_at(&self.buffer, self.at)?;
         self.at += self.buffer.len() as u64;
         self.buffer.clear();

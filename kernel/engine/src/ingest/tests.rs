@@ -295,6 +295,7 @@ fn after_any_change_the_stored_tree_is_the_tree_on_disk() {
         assert_eq!(world.push().root_digest, warm);
         let options = Options { prior: None, next: None, ..world.options(true) };
         let tree = [Source { path: world.path(""), name: None }];
+        world.host.progress = Progress::default();
         let cold = ingest(&world.space, &tree, &options, &mut world.host).unwrap();
         assert_eq!(cold.root_digest, warm, "change {number}");
     }

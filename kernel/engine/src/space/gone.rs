@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::address::{Extent, SEGMENT_BYTES, offset_of, segment_of, segment_start};
 use crate::error::{Error, Result};
-use crate::fault;
+use crate::fault::{self, Step};
 use crate::space::{Space, read, write};
 
 /// Ranges of offsets in one segment: ascending, apart.
@@ -88,12 +88,13 @@ impl Space {
         for (start, end) in ranges {
             let (from, to) = (start.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
             if from < to {
+                fault::before(Step::Resize).map_err(|source| Error::io("punch holes into", &path, source))?;
                 let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                 fallocate(&file, how, from.into(), u64::from(to - from))
                     .map_err(|source| Error::io("punch holes into", &path, source))?;
             }
         }
-        fault::point();
+        fault::before(Step::Sync).map_err(|source| Error::io("sync", &path, source))?;
         file.sync_data().map_err(|source| Error::io("sync", &path, source))?;
         Ok(before.saturating_sub(blocks()?) * 512)
     }
