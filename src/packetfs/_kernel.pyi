@@ -214,6 +214,9 @@ class Entry:
     @property
     def rdev(self) -> int: ...
     @property
+    def xattrs(self) -> list[tuple[bytes, bytes]]:
+        """Extended attributes, access control lists among them; names ascending."""
+    @property
     def link_id(self) -> int:
         """Equal for names of one file (hard links); 0 for a file with one name."""
     @property
@@ -360,7 +363,7 @@ class Ingested:
         """Problems found; `problems` lists the first 65,536."""
     @property
     def problems(self) -> list[tuple[bytes, str, int]]:
-        """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
+        """(path, "vanished" | "changed" | "unreadable" | "unsupported" | "attributes", errno)."""
 
 @type_check_only
 class Ask(Protocol):
@@ -391,6 +394,7 @@ def ingest(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    owner_name: Callable[[str, int], bytes],
     ask: Ask | None = None,
 ) -> Ingested:
     """Turn directories and files into extents and pages.
@@ -400,6 +404,7 @@ def ingest(
     rested to be trusted; on others it must be 2 s older than our time as well. `next` is the path at which to write the
     stat cache for the next time. `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+    `owner_name("user" | "group", number)` gives what this machine calls an owner, or nothing; once for each.
 
     With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
     them. Everything is called from the calling thread.
@@ -415,6 +420,7 @@ def ingest_stream(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    owner_name: Callable[[str, int], bytes],
     ask: Ask | None = None,
 ) -> Ingested:
     """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""

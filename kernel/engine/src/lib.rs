@@ -34,6 +34,7 @@ pub mod tree;
 mod varint;
 pub mod verify;
 pub mod walk;
+pub mod xattr;
 
 pub use address::{Address, Extent};
 pub use error::{Error, Result};

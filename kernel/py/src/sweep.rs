@@ -10,7 +10,7 @@ use crate::failure::{carried, raised};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
 use packetfs_engine::ingest::{
-    self as engine_ingest, Host, LeaseHandle, Options, Origin, ProblemKind, Progress, Source,
+    self as engine_ingest, Host, LeaseHandle, Options, Origin, Owner, ProblemKind, Progress, Source,
 };
 use packetfs_engine::{Error, Result};
 use pyo3::prelude::*;
@@ -26,6 +26,7 @@ struct PythonHost {
     progress: Py<PyAny>,
     origin: Option<PythonOrigin>,
 }
+    owner_name: Py<PyAny>,
 
 /// Python as the way to the origin.
 struct PythonOrigin(Py<PyAny>);
@@ -56,6 +57,18 @@ impl Host for PythonHost {
 
     fn origin(&mut self) -> Option<&mut dyn Origin> {
         self.origin.as_mut().map(|origin| origin as &mut dyn Origin)
+    fn owner_name(&mut self, owner: Owner) -> Result<Vec<u8>> {
+        let (kind, number) = match owner {
+            Owner::User(number) => ("user", number),
+            Owner::Group(number) => ("group", number),
+        };
+        Python::attach(|py| {
+            let name = self.owner_name.bind(py).call1((kind, number))?;
+            Ok(name.cast::<PyBytes>()?.as_bytes().to_vec())
+        })
+        .map_err(carried)
+    }
+
     }
 }
 
@@ -180,13 +193,14 @@ impl Ingested {
             ProblemKind::Unsupported => "unsupported",
         };
         let problems = self.value.problems.iter();
+            ProblemKind::Attributes => "attributes",
         problems.map(|problem| (PyBytes::new(py, &problem.path), word(problem.kind), problem.errno)).collect()
     }
 }
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, owner_name, ask = None))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -201,6 +215,7 @@ pub fn ingest(
     progress: Py<PyAny>,
     ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
+    owner_name: Py<PyAny>,
     let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
         prior: prior.map(path_of),
@@ -211,7 +226,7 @@ pub fn ingest(
         dry_run,
     };
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
+    let mut host = PythonHost { grant, progress, owner_name, origin: ask.map(PythonOrigin) };
     py.detach(|| engine_ingest::ingest(engine, &sources, &options, &mut host))
         .map(|value| Ingested { value })
         .map_err(|error| raised(py, error))
@@ -219,7 +234,7 @@ pub fn ingest(
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress, ask = None))]
+#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress, owner_name, ask = None))]
 pub fn ingest_stream(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -232,8 +247,9 @@ pub fn ingest_stream(
     progress: Py<PyAny>,
     ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
+    owner_name: Py<PyAny>,
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
+    let mut host = PythonHost { grant, progress, owner_name, origin: ask.map(PythonOrigin) };
     let stream: BorrowedFd<'_> = crate::lent::descriptor(fd)?;
     py.detach(|| engine_ingest::ingest_stream(engine, stream, &name, mode, mtime_ns, dry_run, &mut host))
         .map(|value| Ingested { value })

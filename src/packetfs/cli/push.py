@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from packetfs.sync.session import Traffic
     from packetfs.volume import PushReport, Volume
 
-_PROBLEMS: Final = {
+_PROBLEMS: "Final[dict[ProblemKind, str]]" = {
     "vanished": "vanished before it was read",
     "changed": "changed during each of three readings; what the last one found is stored",
     "unreadable": "cannot be read",
     "unsupported": "is of a kind that is not stored",
+    "attributes": "is stored without its extended attributes",
 }
 _LOSSES: "Final[dict[ProblemKind, str]]" = {
     "unreadable": "could not be read and is missing",
     "changed": "kept changing and may be stored half old, half new",
+    "attributes": "has extended attributes that are not stored",
 }
 
 
@@ -194,6 +196,7 @@ def _conclude(output: Output, place: Location, report: "PushReport", traffic: "T
             hint="everything else is stored; run the same command again when these can be read",
             unreadable=counts["unreadable"],
             changed=counts["changed"],
+            attributes=counts["attributes"],
         )
     return EXIT_OK
 

@@ -18,7 +18,7 @@ from packetfs.errors import ConflictError, RefusedError, UnavailableError, Usage
 from packetfs.events import Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot, Statistics
-from packetfs.volume import refs, space
+from packetfs.volume import owners, refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
 
@@ -167,6 +167,7 @@ class Ingest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
+            owner_name=owners.name_of,
             ask=ask,
         )
 
@@ -206,6 +207,7 @@ class StreamIngest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
+            owner_name=owners.name_of,
             ask=ask,
         )
 
