@@ -442,27 +442,43 @@ class Checkout:
     @property
     def written_bytes(self) -> int: ...
     @property
-    def unsupported(self) -> int: ...
+    def owners(self) -> tuple[int, list[bytes]]:
+        """How many names belong to another than was wished, and the first ten of them."""
     @property
-    def owner_not_set(self) -> int:
-        """Entries whose owner could not be set because we are not root."""
+    def devices(self) -> tuple[int, list[bytes]]:
+        """Devices that may not be made."""
+    @property
+    def attributes(self) -> tuple[int, list[bytes]]:
+        """Names that do not have all their extended attributes."""
+    @property
+    def left_ns(self) -> int | None:
+        """The time of the target's file system when all was done; None if nothing was written."""
 
 def checkout(
     space: Space,
     root: Page | Entry | Sequence[Entry],
     target: bytes,
     *,
+    base: tuple[Page, int] | None,
     delete: bool,
     dry_run: bool,
     owner: bool,
+    numeric: bool,
+    user: int | None,
+    group: int | None,
     progress: Callable[[int, int], None],
     report: Callable[[list[tuple[bytes, str, str, int]]], None],
+    owner_number: Callable[[str, bytes], int | None],
 ) -> Checkout:
     """Write a stored directory or single entries beneath `target`, which is made if it is missing.
 
-    A page stands for a directory's contents. An `Entry` stands for a directory, and `target` also gets its mode, time
-    and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and counted in
-    `owner_not_set`. A sequence stands for entries under their own names.
+    A page stands for a directory's contents. An `Entry` stands for a directory, and `target` also gets its mode, time,
+    attributes and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and
+    counted in `owners`. A sequence stands for entries under their own names.
+
+    `base` is the page that `target` was last written from and the `left_ns` of that checkout. With `owner`, owners are
+    those that the entries name, as `owner_number("user" | "group", name)` knows them (asked once for each), or with
+    `numeric` their numbers; `user` and `group` take their place.
 
     `progress(entries_done, bytes_written)`; `report([(path, action, kind, size)])` with action "created", "replaced",
     "metadata" or "deleted". Killed at any instant, every name beneath `target` is old or new, never a mixture.

@@ -16,7 +16,7 @@ from packetfs.format.snapshot import Snapshot
 from packetfs.volume import PushReport, Volume, sources_of
 
 if TYPE_CHECKING:
-    from packetfs.sync.checkout import PullReport
+    from packetfs.sync.checkout import Ownership, PullReport
     from packetfs.sync.difference import Difference
     from packetfs.sync.scrub import ScrubReport
     from packetfs.sync.session import Session
@@ -128,15 +128,26 @@ def pull(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    ownership: "Ownership | None" = None,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
-    """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`."""
+    """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`.
+
+    `ownership` (`packetfs.sync.checkout.Ownership`) is whom it shall belong to: by default the users and groups that
+    the snapshot names. What could not be set is in the report's `missed`; it is not raised.
+    """
     if not isinstance(volume, Volume):
         return volume.pull(
-            place, os.fsencode(target), delete=delete, dry_run=dry_run, progress=progress, report=report
+            place,
+            os.fsencode(target),
+            delete=delete,
+            dry_run=dry_run,
+            ownership=ownership,
+            progress=progress,
+            report=report,
         ).report
-    from packetfs.sync.checkout import pull
+    from packetfs.sync.checkout import AS_STORED, pull
 
     snapshot, path = _inside(volume, place)
     return pull(
@@ -146,6 +157,7 @@ def pull(
         os.fsencode(target),
         delete=delete,
         dry_run=dry_run,
+        ownership=ownership or AS_STORED,
         progress=progress,
         report=report,
     )

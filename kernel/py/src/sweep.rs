@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use crate::entry::{Entry, kind_name, page_from};
 use crate::failure::{carried, raised};
 use crate::space::{Lease, Space};
-use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
+use packetfs_engine::checkout::{
+    self as engine_checkout, Action, Before, Change, Missed, OwnerName, Owners, Report, Root, Watch,
+};
 use packetfs_engine::ingest::{
     self as engine_ingest, Host, LeaseHandle, Options, Origin, Owner, ProblemKind, Progress, Source,
 };
@@ -24,9 +26,9 @@ fn path_of(bytes: Vec<u8>) -> PathBuf {
 struct PythonHost {
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     origin: Option<PythonOrigin>,
 }
-    owner_name: Py<PyAny>,
 
 /// Python as the way to the origin.
 struct PythonOrigin(Py<PyAny>);
@@ -55,8 +57,6 @@ impl Host for PythonHost {
         .map_err(carried)
     }
 
-    fn origin(&mut self) -> Option<&mut dyn Origin> {
-        self.origin.as_mut().map(|origin| origin as &mut dyn Origin)
     fn owner_name(&mut self, owner: Owner) -> Result<Vec<u8>> {
         let (kind, number) = match owner {
             Owner::User(number) => ("user", number),
@@ -69,6 +69,8 @@ impl Host for PythonHost {
         .map_err(carried)
     }
 
+    fn origin(&mut self) -> Option<&mut dyn Origin> {
+        self.origin.as_mut().map(|origin| origin as &mut dyn Origin)
     }
 }
 
@@ -191,9 +193,9 @@ impl Ingested {
             ProblemKind::Changed => "changed",
             ProblemKind::Unreadable => "unreadable",
             ProblemKind::Unsupported => "unsupported",
+            ProblemKind::Attributes => "attributes",
         };
         let problems = self.value.problems.iter();
-            ProblemKind::Attributes => "attributes",
         problems.map(|problem| (PyBytes::new(py, &problem.path), word(problem.kind), problem.errno)).collect()
     }
 }
@@ -213,9 +215,9 @@ pub fn ingest(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
-    owner_name: Py<PyAny>,
     let sources: Vec<Source> = sources.into_iter().map(|(path, name)| Source { path: path_of(path), name }).collect();
     let options = Options {
         prior: prior.map(path_of),
@@ -245,9 +247,9 @@ pub fn ingest_stream(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
-    owner_name: Py<PyAny>,
     let engine = &space.get().engine;
     let mut host = PythonHost { grant, progress, owner_name, origin: ask.map(PythonOrigin) };
     let stream: BorrowedFd<'_> = crate::lent::descriptor(fd)?;
@@ -260,6 +262,7 @@ pub fn ingest_stream(
 struct PythonWatch {
     progress: Py<PyAny>,
     report: Py<PyAny>,
+    owner_number: Py<PyAny>,
 }
 
 impl Watch for PythonWatch {
@@ -285,6 +288,15 @@ impl Watch for PythonWatch {
             self.report.bind(py).call1((rows,)).map(drop)
         })
         .map_err(carried)
+    }
+
+    fn owner_number(&mut self, owner: OwnerName<'_>) -> Result<Option<u32>> {
+        let (kind, name) = match owner {
+            OwnerName::User(name) => ("user", name),
+            OwnerName::Group(name) => ("group", name),
+        };
+        Python::attach(|py| self.owner_number.bind(py).call1((kind, PyBytes::new(py, name)))?.extract())
+            .map_err(carried)
     }
 }
 
@@ -327,21 +339,38 @@ impl Checkout {
     }
 
     #[getter]
-    fn unsupported(&self) -> u64 {
-        self.value.unsupported
+    fn owners<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.owners)
     }
 
     #[getter]
-    fn owner_not_set(&self) -> u64 {
-        self.value.owner_not_set
+    fn devices<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.devices)
+    }
+
+    #[getter]
+    fn attributes<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.attributes)
+    }
+
+    #[getter]
+    fn left_ns(&self) -> Option<i64> {
+        self.value.left_ns
     }
 }
+
+fn missed<'py>(py: Python<'py>, missed: &Missed) -> (u64, Vec<Bound<'py, PyBytes>>) {
+    (missed.count, missed.first.iter().map(|path| PyBytes::new(py, path)).collect())
+}
+
+/// `(address, length, digest)`.
+type PageArgument = (u64, u32, Vec<u8>);
 
 /// A directory's page, a whole directory, or entries to be written by themselves.
 #[derive(FromPyObject)]
 pub enum RootArgument<'py> {
     /// `(address, length, digest)`.
-    Page((u64, u32, Vec<u8>)),
+    Page(PageArgument),
     /// A directory, whose own mode, owner and time the target gets.
     Whole(Bound<'py, Entry>),
     /// Files pulled by path.
@@ -350,17 +379,22 @@ pub enum RootArgument<'py> {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, root, target, *, delete, dry_run, owner, progress, report))]
+#[pyo3(signature = (space, root, target, *, base, delete, dry_run, owner, numeric, user, group, progress, report, owner_number))]
 pub fn checkout(
     py: Python<'_>,
     space: Bound<'_, Space>,
     root: RootArgument<'_>,
     target: Vec<u8>,
+    base: Option<(PageArgument, i64)>,
     delete: bool,
     dry_run: bool,
     owner: bool,
+    numeric: bool,
+    user: Option<u32>,
+    group: Option<u32>,
     progress: Py<PyAny>,
     report: Py<PyAny>,
+    owner_number: Py<PyAny>,
 ) -> PyResult<Checkout> {
     let root = match root {
         RootArgument::Page(page) => Root::Directory(page_from(&page)?),
@@ -370,10 +404,12 @@ pub fn checkout(
         }
     };
     let target = path_of(target);
-    let options = engine_checkout::Options { delete, dry_run, owner };
+    let base = base.map(|(page, left_ns)| Ok::<_, PyErr>(Before { page: page_from(&page)?, left_ns })).transpose()?;
+    let owners = Owners { restore: owner, numeric, user, group };
+    let options = engine_checkout::Options { delete, dry_run, owners };
     let engine = &space.get().engine;
-    let mut watch = PythonWatch { progress, report };
+    let mut watch = PythonWatch { progress, report, owner_number };
     let done: std::result::Result<Report, Error> =
-        py.detach(|| engine_checkout::checkout(engine, &root, &target, &options, &mut watch));
+        py.detach(|| engine_checkout::checkout_from(&**engine, &root, base.as_ref(), &target, &options, &mut watch));
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
 }

@@ -6,16 +6,35 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from packetfs import kernel
 from packetfs.errors import RefusedError, UsageError, disk_error
-from packetfs.events import Change, Progress
+from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
+from packetfs.sync.left import Left
+from packetfs.volume import owners
 from packetfs.volume.trees import Trees
 
-__all__ = ["PullReport", "pull"]
+__all__ = ["AS_STORED", "Ownership", "PullReport", "pull"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whom what is pulled shall belong to."""
+
+    restore: bool = True
+    """Whether owners are restored at all; without, everything belongs to who pulls."""
+    numeric: bool = False
+    """By the numbers of the snapshot; else by its names, where this machine knows them."""
+    user: int | None = None
+    """The user that everything is given to."""
+    group: int | None = None
+    """The group that everything is given to."""
+
+
+AS_STORED: Final = Ownership()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +50,19 @@ class PullReport:
     deleted: int
     unchanged: int
     unsupported: int
-    """Entries of kinds that cannot be written yet; they are not there."""
+    """Devices, which only root can make; they are not there."""
     owner_not_set: int
     """Names that belong to us instead of their owner, because we are not root."""
+    attributes_not_set: int
+    """Names without some of their extended attributes: only root may set them, or the file system has none."""
+    missed: tuple[Problem, ...]
+    """The first ten names of each of these."""
     written_bytes: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was missed."""
+        return not self.missed
 
 
 def pull(
@@ -45,14 +73,16 @@ def pull(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    ownership: Ownership = AS_STORED,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PullReport:
     """Make the directory `target` hold what `snapshot` has at `path`: a directory's contents, or one file by its name.
 
     Files that are equal in kind, size and time are not touched; others are replaced as a whole. Names that the snapshot
-    does not have stay unless `delete`. If this raises, or the machine stops, each name is old or new, and running it
-    again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong file.
+    does not have stay unless `delete`. What may not be set (owners, devices, attributes) is in the report; everything
+    else is done. If this raises, or the machine stops, each name is old or new, and running it again continues. Bytes
+    are verified before anybody can see them: DamagedError instead of a wrong file.
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
@@ -86,16 +116,30 @@ def pull(
             )
 
     with _directory(directory, dry_run=dry_run) as existing:
+        left = Left(volume.path, volume.keys, volume.env, existing)
+        page = entry.page
         done = kernel.checkout(
             volume.space,
             root,
             existing,
+            base=left.read() if page is not None else None,
             delete=delete,
             dry_run=dry_run,
-            owner=os.geteuid() == 0,
+            owner=ownership.restore,
+            numeric=ownership.numeric,
+            user=ownership.user,
+            group=ownership.group,
             progress=advance,
             report=tell,
+            owner_number=owners.number_of,
         )
+        if page is not None and not dry_run:
+            _remember(left, page, done)
+    missed: list[tuple[ProblemKind, tuple[int, list[bytes]]]] = [
+        ("owner-not-set", done.owners),
+        ("device-not-made", done.devices),
+        ("attributes-not-set", done.attributes),
+    ]
     return PullReport(
         snapshot=snapshot,
         dry_run=dry_run,
@@ -104,10 +148,20 @@ def pull(
         metadata=done.metadata,
         deleted=done.deleted,
         unchanged=done.unchanged,
-        unsupported=done.unsupported,
-        owner_not_set=done.owner_not_set,
+        unsupported=done.devices[0],
+        owner_not_set=done.owners[0],
+        attributes_not_set=done.attributes[0],
+        missed=tuple(Problem(path=name, kind=kind) for kind, (_, names) in missed for name in names),
         written_bytes=done.written_bytes,
     )
+
+
+def _remember(left: Left, page: Page, done: kernel.Checkout) -> None:
+    """What is known of the target from now on. Attributes that are missing have to be told of again next time."""
+    if done.attributes[0]:
+        left.forget()
+    elif done.left_ns is not None:
+        left.write(page, done.left_ns)
 
 
 def _what(

@@ -33,6 +33,7 @@ from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 
 if TYPE_CHECKING:
+    from packetfs.sync.checkout import Ownership
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
 __all__ = ["Session", "Traffic", "replica_path"]
@@ -230,11 +231,12 @@ class Session:
         *,
         delete: bool = False,
         dry_run: bool = False,
+        ownership: "Ownership | None" = None,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pulled":
         """Make the directory `target` hold what is at `place` (`main`, `main@~1:/etc`). See `transfer.pull`."""
-        from packetfs.sync import transfer
+        from packetfs.sync import checkout, transfer
 
         inside = parse_location(f"::{place}")
         return transfer.pull(
@@ -245,6 +247,7 @@ class Session:
             target,
             delete=delete,
             dry_run=dry_run,
+            ownership=ownership or checkout.AS_STORED,
             progress=progress,
             report=report,
         )

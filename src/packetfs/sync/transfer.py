@@ -121,6 +121,7 @@ def pull(
     *,
     delete: bool = False,
     dry_run: bool = False,
+    ownership: checkout.Ownership = checkout.AS_STORED,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
@@ -137,6 +138,7 @@ def pull(
                 target,
                 delete=delete,
                 dry_run=dry_run,
+                ownership=ownership,
                 progress=progress,
                 report=report,
             )
