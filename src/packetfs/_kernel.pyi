@@ -259,6 +259,9 @@ class Entry:
     @property
     def rdev(self) -> int: ...
     @property
+    def xattrs(self) -> list[tuple[bytes, bytes]]:
+        """Extended attributes, access control lists among them; names ascending."""
+    @property
     def link_id(self) -> int:
         """Equal for names of one file (hard links); 0 for a file with one name."""
     @property
@@ -488,7 +491,7 @@ class Ingested:
         """Problems found; `problems` lists the first 65,536."""
     @property
     def problems(self) -> list[tuple[bytes, str, int]]:
-        """(path, "vanished" | "changed" | "unreadable" | "unsupported", errno)."""
+        """(path, "vanished" | "changed" | "unreadable" | "unsupported" | "attributes", errno)."""
 
 @type_check_only
 class Ask(Protocol):
@@ -519,6 +522,7 @@ def ingest(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    owner_name: Callable[[str, int], bytes],
     ask: Ask | None = None,
     selection: Selection | None = None,
     keep_pages: bool = False,
@@ -531,6 +535,7 @@ def ingest(
     the path at which to write the stat cache for the next time.
     `grant(full)` gives the lease to fill after `full`.
     `progress(files, directories, bytes_done, bytes_new, bytes_unchanged)` runs about every 100 ms.
+    `owner_name("user" | "group", number)` gives what this machine calls an owner, or nothing; once for each.
 
     With `ask`, `space` is a replica, and its origin is asked for chunks that are not here once there are 256 KiB of
     them. Everything is called from the calling thread. `keep_pages` lets `Ingested.changes` be asked of a dry run.
@@ -546,6 +551,7 @@ def ingest_stream(
     dry_run: bool,
     grant: Callable[[Lease | None], Lease],
     progress: Callable[[int, int, int, int, int], None],
+    owner_name: Callable[[str, int], bytes],
     ask: Ask | None = None,
 ) -> Ingested:
     """Like `ingest`, for what can be read from `fd`, stored as a file `name` in a root directory made for it."""
@@ -567,13 +573,20 @@ class Checkout:
     @property
     def written_bytes(self) -> int: ...
     @property
-    def unsupported(self) -> int: ...
+    def owners(self) -> tuple[int, list[bytes]]:
+        """How many names belong to another than was wished, and the first ten of them."""
+    @property
+    def devices(self) -> tuple[int, list[bytes]]:
+        """Devices that may not be made."""
+    @property
+    def attributes(self) -> tuple[int, list[bytes]]:
+        """Names that do not have all their extended attributes."""
+    @property
+    def left_ns(self) -> int | None:
+        """The time of the target's file system when all was done; None if nothing was written."""
     @property
     def not_deleted(self) -> int:
         """Names that would have been deleted, but were more than `delete_max`."""
-    @property
-    def owner_not_set(self) -> int:
-        """Entries whose owner could not be set because we are not root."""
     @property
     def growth_bytes(self) -> int | None:
         """Of a dry run: what would be in use more on the target's file system, at least; None if that is not known."""
@@ -597,7 +610,7 @@ class Unverified:
         target: bytes,
         *,
         progress: Callable[[int, int], None],
-        report: Callable[[list[tuple[bytes, str, str, int]]], None],
+        report: Callable[[list[_Change]], None],
     ) -> Checkout:
         """Write what lies at a snapshot's `root` beneath `target`; owners are not set."""
 
@@ -606,11 +619,16 @@ def checkout(
     root: Page | Entry | Sequence[Entry],
     target: bytes,
     *,
+    base: tuple[Page, int] | None,
     delete: bool,
     dry_run: bool,
     owner: bool,
+    numeric: bool,
+    user: int | None,
+    group: int | None,
     progress: Callable[[int, int], None],
     report: Callable[[list[_Change]], None],
+    owner_number: Callable[[str, bytes], int | None],
     exclude: Patterns | None = None,
     backup: bytes | None = None,
     delete_max: int | None = None,
@@ -618,9 +636,13 @@ def checkout(
 ) -> Checkout:
     """Write a stored directory or single entries beneath `target`, which is made if it is missing.
 
-    A page stands for a directory's contents. An `Entry` stands for a directory, and `target` also gets its mode, time
-    and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and counted in
-    `owner_not_set`. A sequence stands for entries under their own names.
+    A page stands for a directory's contents. An `Entry` stands for a directory, and `target` also gets its mode, time,
+    attributes and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and
+    counted in `owners`. A sequence stands for entries under their own names.
+
+    `base` is the page that `target` was last written from and the `left_ns` of that checkout. With `owner`, owners are
+    those that the entries name, as `owner_number("user" | "group", name)` knows them (asked once for each), or with
+    `numeric` their numbers; `user` and `group` take their place.
 
     What `exclude` matches is neither written nor deleted nor touched. What is replaced or deleted is moved to the
     directory `backup`, with its path. If more than `delete_max` names would be deleted, none is. `checksum` compares

@@ -18,7 +18,7 @@ from packetfs.volume import PushReport, Selection, Volume, sources_of
 from packetfs.volume.selection import ALL
 
 if TYPE_CHECKING:
-    from packetfs.sync.checkout import PullReport
+    from packetfs.sync.checkout import Ownership, PullReport
     from packetfs.sync.difference import Difference
     from packetfs.sync.find import Found
     from packetfs.sync.scrub import ScrubReport
@@ -150,16 +150,19 @@ def pull(
     checksum: bool = False,
     dry_run: bool = False,
     check_space: bool = True,
+    ownership: "Ownership | None" = None,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> "PullReport":
     """Make the directory `target` hold what is at `place`. See `packetfs.sync.checkout.pull`.
 
-    What the lines `exclude` match, as in .gitignore, is neither written nor deleted nor touched. If more than
-    `delete_max` names would be deleted, none is. What is replaced or deleted is moved to the directory `backup`, if one
-    is given. With `checksum` files are compared by content, not by size and time.
+    `ownership` (`packetfs.sync.checkout.Ownership`) is whom it shall belong to: by default the users and groups that
+    the snapshot names. What could not be set is in the report's `missed`; it is not raised. What the lines `exclude`
+    match, as in .gitignore, is neither written nor deleted nor touched. If more than `delete_max` names would be
+    deleted, none is. What is replaced or deleted is moved to the directory `backup`, if one is given. With `checksum`
+    files are compared by content, not by size and time.
     """
-    from packetfs.sync.checkout import Care, pull
+    from packetfs.sync.checkout import AS_STORED, Care, pull
 
     care = Care(exclude=exclude, delete_max=delete_max, backup=backup, checksum=checksum)
     directory = os.fsencode(target)
@@ -171,6 +174,7 @@ def pull(
             care=care,
             dry_run=dry_run,
             check_space=check_space,
+            ownership=ownership,
             progress=progress,
             report=report,
         ).report
@@ -184,6 +188,7 @@ def pull(
         care=care,
         dry_run=dry_run,
         check_space=check_space,
+        ownership=ownership or AS_STORED,
         progress=progress,
         report=report,
     )

@@ -182,6 +182,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "bad-switch": "a setting is neither yes nor no",
         "bad-number": "a setting is not a number",
         "owner-not-set": "the owner of some entries could not be set",
+        "owner-unknown": "this machine has no user or group of that name",
         "no-volume": "a location names no volume and none is configured",
         "remote-unsupported": "a location is on another machine; this version works on local volumes",
         "bad-frame": "what a peer sent is no frame, or its body is not what the frame's type says",

@@ -10,7 +10,18 @@ import msgspec
 
 __all__ = ["Change", "Committed", "Event", "Problem", "Progress", "Unchanged", "VolumeCreated"]
 
-ProblemKind = Literal["vanished", "changed", "unreadable", "missing", "unsupported"]
+ProblemKind = Literal[
+    "vanished",
+    "changed",
+    "unreadable",
+    "missing",
+    "unsupported",
+    "attributes",
+    # of a pull
+    "owner-not-set",
+    "device-not-made",
+    "attributes-not-set",
+]
 Phase = Literal[
     "counting",
     "storing",
@@ -51,7 +62,7 @@ class Progress(_Event, frozen=True, tag="progress", kw_only=True):
 
 
 class Problem(_Event, frozen=True, tag="problem", kw_only=True):
-    """A file that could not be handled; the operation went on without it."""
+    """A file that could not be handled, or not as a whole; the operation went on without it, or without that."""
 
     path: bytes
     kind: ProblemKind

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -410,7 +411,8 @@ def test_what_cannot_be_read_is_listed_and_the_rest_stored(cli: Cli, tree: Path)
 
 
 def test_a_socket_is_left_out_with_a_word(cli: Cli, tree: Path) -> None:
-    os.mkfifo(tree / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tree / "socket"))
 
     done = cli("push", tree, "volume::main", "--json")
 
@@ -429,13 +431,14 @@ def test_what_changed_or_could_not_be_read_makes_a_push_partial(capfd: pytest.Ca
         Problem(path=b"log", kind="changed"),
         Problem(path=b"gone", kind="vanished"),
         Problem(path=b"socket", kind="unsupported"),
+        Problem(path=b"many", kind="attributes", errno=7),
     ]
     report = PushReport(
         ref="main",
         snapshot=None,
         changed=True,
         dry_run=True,
-        statistics=Statistics(files=3, problems=4),
+        statistics=Statistics(files=4, problems=5),
         problems=tuple(problems),
         seconds=0.1,
     )
@@ -443,8 +446,9 @@ def test_what_changed_or_could_not_be_read_makes_a_push_partial(capfd: pytest.Ca
     with pytest.raises(PartialError) as caught:
         push._conclude(Output(json=False, verbosity=-1, progress=False), Location("volume"), report)
 
-    assert dict(caught.value.values) == {"unreadable": 1, "changed": 1}
+    assert dict(caught.value.values) == {"unreadable": 1, "changed": 1, "attributes": 1}
     assert capfd.readouterr().err.splitlines() == [
         r"packetfs: locked\x1b: cannot be read: Permission denied",
         "packetfs: log: changed during each of three readings; what the last one found is stored",
+        "packetfs: many: is stored without its extended attributes: Argument list too long",
     ]

@@ -43,6 +43,7 @@ def stored(
         dry_run=False,
         grant=grant,
         progress=lambda *_: None,
+        owner_name=lambda _kind, _number: b"",
         ask=ask,
     )
     lease = done.lease

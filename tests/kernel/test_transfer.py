@@ -49,6 +49,7 @@ class Side:
             dry_run=False,
             grant=lambda full: self.lease_for(segment),
             progress=lambda *_: None,
+            owner_name=lambda _kind, _number: b"",
         )
 
     def content(self, root: bytes, name: bytes) -> bytes:

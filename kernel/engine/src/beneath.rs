@@ -141,6 +141,17 @@ impl Dir {
         fs::symlinkat(target, &self.0, name.0)
     }
 
+    /// A new fifo or device.
+    pub fn make_special(&self, name: Name<'_>, kind: FileType, mode: u32, rdev: u64) -> SysResult<()> {
+        fs::mknodat(&self.0, name.0, kind, Mode::from_raw_mode(mode), rdev)
+    }
+
+    /// What the name stands for, a symbolic link itself included, only to be asked and named: a fifo or device is not
+    /// opened by it.
+    pub fn point_at(&self, name: Name<'_>) -> SysResult<OwnedFd> {
+        self.open_at(name, OFlags::PATH, 0, RESOLVE)
+    }
+
     /// Another name, in `directory`, for the file called `name` here. A symbolic link is linked itself.
     pub fn link(&self, name: Name<'_>, directory: &Dir, other: Name<'_>) -> SysResult<()> {
         fault::before(Step::Create)?;
@@ -191,9 +202,9 @@ impl Dir {
     }
 
     /// Sets the owner of a name, a symbolic link's own included.
-    pub fn set_owner(&self, name: Name<'_>, uid: u32, gid: u32) -> SysResult<()> {
-        let (uid, gid) = (fs::Uid::from_raw(uid), fs::Gid::from_raw(gid));
-        fs::chownat(&self.0, name.0, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    pub fn set_owner(&self, name: Name<'_>, uid: Option<u32>, gid: Option<u32>) -> SysResult<()> {
+        let (uid, gid) = (uid.map(fs::Uid::from_raw), gid.map(fs::Gid::from_raw));
+        fs::chownat(&self.0, name.0, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// The directory's own state.

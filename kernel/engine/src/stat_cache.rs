@@ -19,7 +19,8 @@ use crate::fault::{self, Step};
 use crate::page::PageRef;
 
 const MAGIC: [u8; 8] = *b"PFSSTATC";
-const VERSION: u8 = 1;
+/// Version 1 vouched for entries that had neither extended attributes nor holes nor names for all owners.
+const VERSION: u8 = 2;
 /// Magic 8, version 1, zeros 7, volume id 16, zeros 28, CRC-32C 4.
 const HEADER_BYTES: u64 = 64;
 /// Tail bytes of the root u32, zeros 4, magic 8 reversed, CRC-32C 4.
@@ -50,14 +51,24 @@ pub struct Stat {
     pub mtime_ns: i64,
     /// Time of the last change of content or metadata.
     pub ctime_ns: i64,
-    /// Names of the inode. Not compared and not kept: adding one changes the ctime.
+    /// Names of the inode. Not compared and not kept, as what follows: changing it changes the ctime.
     pub nlink: u32,
+    /// A device's number.
+    pub rdev: u64,
+    /// Blocks of 512 bytes that it takes; fewer than it is long: it may have holes.
+    pub blocks: u64,
 }
 
 impl Stat {
     /// Whether nothing that is compared differs.
     pub fn same(&self, other: &Stat) -> bool {
-        Stat { nlink: 0, ..*self } == Stat { nlink: 0, ..*other }
+        let compared = |stat: &Stat| Stat { nlink: 0, rdev: 0, blocks: 0, ..*stat };
+        compared(self) == compared(other)
+    }
+
+    /// Whether it may have holes, which then can be asked for.
+    pub fn may_have_holes(&self) -> bool {
+        self.blocks.saturating_mul(512) < self.size
     }
 
     /// Whether it may be believed later: it last changed before `clean_before_ns`, so that any change after the
@@ -70,7 +81,7 @@ impl Stat {
 /// One entry of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// A directory: where its own record is; its `stat` is there too. Otherwise a file or symlink.
+    /// A directory: where its own record is; its `stat` is there too. Otherwise anything else.
     pub child: Option<BlockRef>,
     /// The stat under which it was read; nothing for a directory.
     pub stat: Stat,
@@ -158,8 +169,7 @@ impl<'a> Cursor<'a> {
             size: self.u64()?,
             mtime_ns: self.u64()? as i64,
             ctime_ns: self.u64()? as i64,
-            dev: 0,
-            nlink: 0,
+            ..Stat::default()
         })
     }
 }
@@ -560,7 +570,7 @@ mod tests {
             size: number * 1000,
             mtime_ns: i64::MIN + number as i64,
             ctime_ns: i64::MAX - number as i64,
-            nlink: 0,
+            ..Stat::default()
         };
         let link_id = if number.is_multiple_of(4) { number } else { 0 };
         Row { child: None, stat, link_id, trusted: !number.is_multiple_of(5) }
@@ -663,18 +673,27 @@ mod tests {
         assert!(!Stat { mtime_ns: 10, ..stat }.is_clean(10));
     }
 
+    fn golden(version: u8) -> PathBuf {
+        PathBuf::from(format!("{}/../../tests/golden/stat-cache-v{version}.bin", env!("CARGO_MANIFEST_DIR")))
+    }
+
     /// The stat cache in tests/golden, never edited: 1,500 rows in two groups, one directory in them.
     #[test]
-    fn a_stat_cache_of_version_1_is_the_golden_one() {
+    fn a_stat_cache_of_version_2_is_the_golden_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cache");
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/stat-cache-v1.bin");
 
         write(&path, 1500);
 
-        assert!(std::fs::read(&path).unwrap() == std::fs::read(golden).unwrap());
-        let cache = StatCache::open(Path::new(golden), &VOLUME).unwrap();
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(golden(2)).unwrap());
+        let cache = StatCache::open(&golden(2), &VOLUME).unwrap();
         assert_whole(&cache, cache.root(), 1500);
+    }
+
+    /// What it vouches for was stored without extended attributes.
+    #[test]
+    fn a_stat_cache_of_version_1_is_none() {
+        assert!(StatCache::open(&golden(1), &VOLUME).is_none());
     }
 
     /// Every row of a whole cache, as far as it can be read.

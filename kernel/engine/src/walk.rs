@@ -21,11 +21,14 @@ use crate::ingest::{Clean, ProblemKind, Source};
 use crate::keys::{keyed, tag};
 use crate::select::{Entered, Scope, Selection};
 use crate::stat_cache::{BlockRef, Directory, Row, Stat, StatCache};
+use crate::xattr::{self, Holder, Xattrs};
 
 /// Files up to this size are read as part of a batch, larger ones by themselves.
 pub const SMALL_FILE_BYTES: u64 = 2 << 20;
 /// A batch ends when its files have this many bytes: three of them are in memory at a time.
 const BATCH_FILE_BYTES: u64 = 4 << 20;
+/// A batch ends when its directories, links and devices have this many bytes of extended attributes.
+const BATCH_ATTRIBUTE_BYTES: usize = 1 << 20;
 /// A batch ends at this many files to read: enough for two threads, few enough to be quick.
 const BATCH_FILES: usize = 1024;
 /// A batch ends at this many directories with files to read: each is an open descriptor.
@@ -49,6 +52,20 @@ pub struct Text {
     length: u32,
 }
 
+/// Extended attributes of what an event is about.
+#[derive(Clone, Copy, Debug)]
+pub enum Attributes {
+    /// They were not looked at: the stat cache vouches for them.
+    AsCached,
+    /// It has none.
+    None,
+    /// `attributes[index]` of the batch.
+    Read {
+        /// Index in `Batch::attributes`.
+        index: u32,
+    },
+}
+
 /// Something that is there, changed, or gone. Between `Enter` and `Leave`, names ascend.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
@@ -60,8 +77,11 @@ pub enum Event {
         stat: Stat,
         /// What is cached of it.
         old: Option<BlockRef>,
-        /// Its own stat is as cached, and all that is not mentioned before `Leave` is so too.
+        /// Its own stat is as cached, and all that is not mentioned before `Leave` is so too. Its attributes may differ
+        /// all the same, if they are not `AsCached`.
         same: bool,
+        /// Its extended attributes.
+        attributes: Attributes,
     },
     /// The directory ends.
     Leave,
@@ -97,6 +117,19 @@ pub enum Event {
         target: Text,
         /// Identity of its hard links.
         link_id: u64,
+        /// Its extended attributes.
+        attributes: Attributes,
+    },
+    /// A fifo or a device.
+    Special {
+        /// Its name.
+        name: Text,
+        /// Its stat.
+        stat: Stat,
+        /// Identity of its hard links.
+        link_id: u64,
+        /// Its extended attributes.
+        attributes: Attributes,
     },
     /// A cached name that is not there any more.
     Gone {
@@ -144,6 +177,9 @@ pub struct Batch {
     pub work: Vec<Work>,
     /// Other names of files; each is read only if the first name turns out to be gone.
     pub linked: Vec<Work>,
+    /// Extended attributes of directories, symlinks, fifos and devices, or why they could not be read.
+    pub attributes: Vec<rustix::io::Result<Xattrs>>,
+    attribute_bytes: usize,
     /// Bytes of the files to be read, by their stat; a large one not included.
     pub file_bytes: u64,
     /// Files that the stat cache vouches for.
@@ -183,8 +219,30 @@ impl Batch {
         Text { start, length: bytes.len() as u32 }
     }
 
+    /// Extended attributes of an event; `None` if they were not looked at.
+    pub fn attributes(&self, found: Attributes) -> Option<rustix::io::Result<Xattrs>> {
+        match found {
+            Attributes::AsCached => None,
+            Attributes::None => Some(Ok(Xattrs::new())),
+            Attributes::Read { index } => self.attributes.get(index as usize).cloned(),
+        }
+    }
+
+    /// Reads and remembers the attributes of something.
+    fn read_attributes(&mut self, holder: &Holder<'_>) -> Attributes {
+        let found = xattr::read(holder);
+        match &found {
+            Ok(found) if found.is_empty() => return Attributes::None,
+            Ok(found) => self.attribute_bytes += xattr::bytes(found),
+            Err(_) => {}
+        }
+        self.attributes.push(found);
+        Attributes::Read { index: self.attributes.len() as u32 - 1 }
+    }
+
     fn is_full(&self) -> bool {
         self.work.len() >= BATCH_FILES
+            || self.attribute_bytes >= BATCH_ATTRIBUTE_BYTES
             || self.file_bytes >= BATCH_FILE_BYTES
             || self.directories >= BATCH_DIRECTORIES
             || self.events.len() >= BATCH_EVENTS
@@ -446,7 +504,8 @@ impl<'a> Walk<'a> {
             let same = old.as_ref().is_some_and(|old| old.record.stat == Stat::default());
             let name = batch.push_text(b"");
             let block = old.as_ref().map(Directory::block);
-            batch.events.push(Event::Enter { name, stat: Stat::default(), old: block, same });
+            let attributes = Attributes::None;
+            batch.events.push(Event::Enter { name, stat: Stat::default(), old: block, same, attributes });
             let names = Names::Sources(0);
             self.frames.push(Frame { fd: None, id: (0, 0), path_length: 0, old, names, scope: None, has_work: false });
             return Ok(());
@@ -472,6 +531,11 @@ impl<'a> Walk<'a> {
         let equal = old.as_ref().is_some_and(|old| old.record.stat.same(&stat));
         let trusted = equal && old.as_ref().is_some_and(|old| old.record.trusted);
         let block = old.as_ref().map(Directory::block);
+        // The root has no entry that they could be taken from.
+        let attributes = match trusted && !self.frames.is_empty() {
+            true => Attributes::AsCached,
+            false => batch.read_attributes(&Holder::Open(fd.as_fd())),
+        };
         let length = self.path.len();
         if !self.frames.is_empty() {
             self.path.extend_from_slice(batch.bytes(name));
@@ -491,7 +555,7 @@ impl<'a> Walk<'a> {
         batch.excluded += excluded;
         // A record that could be trusted from now on is worth being written again.
         let same = trusted || (equal && !self.clean.is_clean(&stat));
-        batch.events.push(Event::Enter { name, stat, old: block, same });
+        batch.events.push(Event::Enter { name, stat, old: block, same, attributes });
         let path_length = self.path.len();
         let (id, scope) = ((stat.dev, stat.ino), Some(scope));
         self.frames.push(Frame { fd: Some(Arc::new(fd)), id, path_length, old, names, scope, has_work: false });
@@ -656,8 +720,11 @@ impl<'a> Walk<'a> {
         let stat = stat_at(fd, at)?;
         match FileType::from_raw_mode(stat.mode.into()) {
             FileType::RegularFile => self.file(item, stat, directory, batch),
-            FileType::Symlink => self.symlink(item, stat, fd, batch)?,
+            FileType::Symlink => self.symlink(item, stat, directory.as_deref(), batch)?,
             FileType::Directory => return self.look_into(open(at)?, item, batch),
+            FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
+                self.special(item, stat, directory.as_deref(), batch)?;
+            }
             _ => batch.events.push(Event::Problem { name: item.name, kind: ProblemKind::Unsupported, errno: 0 }),
         }
         Ok(())
@@ -724,22 +791,55 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn symlink(&mut self, item: &Item, stat: Stat, fd: BorrowedFd<'_>, batch: &mut Batch) -> rustix::io::Result<()> {
-        let mut link_id = 0;
-        if stat.nlink > 1 {
-            link_id = self.links.identity(&self.path, batch.bytes(item.name), &stat);
-            self.links.meet(link_id, &stat, false);
-        }
-        let equal = |row: Row| row.child.is_none() && row.trusted && row.stat.same(&stat) && row.link_id == link_id;
-        if item.row.is_some_and(equal) {
-            count_unchanged(batch, &stat, 0);
-            return Ok(());
-        }
+    fn symlink(
+        &mut self,
+        item: &Item,
+        stat: Stat,
+        directory: Option<&OwnedFd>,
+        batch: &mut Batch,
+    ) -> rustix::io::Result<()> {
+        let Some(link_id) = self.changed_other(item, &stat, batch) else { return Ok(()) };
+        let fd = directory.map_or(CWD, |fd| fd.as_fd());
         let target = readlinkat(fd, batch.c_str(item.at), Vec::new())?;
         let target = batch.push_text(target.as_bytes());
-        batch.events.push(Event::Symlink { name: item.name, stat, target, link_id });
+        let attributes = attributes_of(item, directory, batch)?;
+        batch.events.push(Event::Symlink { name: item.name, stat, target, link_id, attributes });
         Ok(())
     }
+
+    fn special(
+        &mut self,
+        item: &Item,
+        stat: Stat,
+        directory: Option<&OwnedFd>,
+        batch: &mut Batch,
+    ) -> rustix::io::Result<()> {
+        let Some(link_id) = self.changed_other(item, &stat, batch) else { return Ok(()) };
+        let attributes = attributes_of(item, directory, batch)?;
+        batch.events.push(Event::Special { name: item.name, stat, link_id, attributes });
+        Ok(())
+    }
+
+    /// The link identity of what is neither file nor directory; `None`, and counted, if it is as cached.
+    fn changed_other(&mut self, item: &Item, stat: &Stat, batch: &mut Batch) -> Option<u64> {
+        let mut link_id = 0;
+        if stat.nlink > 1 {
+            link_id = self.links.identity(&self.path, batch.bytes(item.name), stat);
+            self.links.meet(link_id, stat, false);
+        }
+        let equal = |row: Row| row.child.is_none() && row.trusted && row.stat.same(stat) && row.link_id == link_id;
+        if item.row.is_some_and(equal) {
+            count_unchanged(batch, stat, 0);
+            return None;
+        }
+        Some(link_id)
+    }
+}
+
+/// Reads the attributes of a name that cannot be opened.
+fn attributes_of(item: &Item, directory: Option<&OwnedFd>, batch: &mut Batch) -> rustix::io::Result<Attributes> {
+    let holder = Holder::beneath(directory.map(|fd| fd.as_fd()), batch.bytes(item.at))?;
+    Ok(batch.read_attributes(&holder))
 }
 
 fn is_directory(fd: BorrowedFd<'_>, name: &[u8]) -> bool {
@@ -840,6 +940,8 @@ fn stat_of(found: &rustix::fs::Statx) -> Stat {
         mtime_ns: ns(found.stx_mtime),
         ctime_ns: ns(found.stx_ctime),
         nlink: found.stx_nlink,
+        rdev: rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor),
+        blocks: found.stx_blocks,
     }
 }
 

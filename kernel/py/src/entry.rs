@@ -97,6 +97,12 @@ impl Entry {
     }
 
     #[getter]
+    fn xattrs<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let pair = |(name, value): &(Vec<u8>, Vec<u8>)| (PyBytes::new(py, name), PyBytes::new(py, value));
+        self.value.xattrs.iter().map(pair).collect()
+    }
+
+    #[getter]
     fn link_id(&self) -> u64 {
         self.value.link_id
     }

@@ -11,9 +11,11 @@ use crate::failure::{carried, raised};
 use crate::select::{Patterns, Selection};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::spare::Care;
-use packetfs_engine::checkout::{self as engine_checkout, Action, Change, Report, Root, Watch};
+use packetfs_engine::checkout::{
+    self as engine_checkout, Action, Before, Change, Missed, OwnerName, Owners, Report, Root, Watch,
+};
 use packetfs_engine::ingest::{
-    self as engine_ingest, Host, LeaseHandle, Options, Origin, ProblemKind, Progress, Source,
+    self as engine_ingest, Host, LeaseHandle, Options, Origin, Owner, ProblemKind, Progress, Source,
 };
 use packetfs_engine::itemize::letters;
 use packetfs_engine::page::decode_root;
@@ -33,6 +35,7 @@ const REPORT_MAX: usize = 4096;
 struct PythonHost {
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     origin: Option<PythonOrigin>,
 }
 
@@ -59,6 +62,18 @@ impl Host for PythonHost {
                 progress.unchanged_bytes,
             );
             self.progress.bind(py).call1(done).map(drop)
+        })
+        .map_err(carried)
+    }
+
+    fn owner_name(&mut self, owner: Owner) -> Result<Vec<u8>> {
+        let (kind, number) = match owner {
+            Owner::User(number) => ("user", number),
+            Owner::Group(number) => ("group", number),
+        };
+        Python::attach(|py| {
+            let name = self.owner_name.bind(py).call1((kind, number))?;
+            Ok(name.cast::<PyBytes>()?.as_bytes().to_vec())
         })
         .map_err(carried)
     }
@@ -213,6 +228,7 @@ impl Ingested {
             ProblemKind::Unreadable => "unreadable",
             ProblemKind::Missing => "missing",
             ProblemKind::Unsupported => "unsupported",
+            ProblemKind::Attributes => "attributes",
         };
         let problems = self.value.problems.iter();
         problems.map(|problem| (PyBytes::new(py, &problem.path), word(problem.kind), problem.errno)).collect()
@@ -221,7 +237,7 @@ impl Ingested {
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, ask = None, selection = None, keep_pages = false))]
+#[pyo3(signature = (space, sources, *, prior, next, previous, clean_before_ns, clean_device, dry_run, grant, progress, owner_name, ask = None, selection = None, keep_pages = false))]
 pub fn ingest(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -234,6 +250,7 @@ pub fn ingest(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     ask: Option<Py<PyAny>>,
     selection: Option<Bound<'_, Selection>>,
     keep_pages: bool,
@@ -250,7 +267,7 @@ pub fn ingest(
         dry_run,
     };
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
+    let mut host = PythonHost { grant, progress, owner_name, origin: ask.map(PythonOrigin) };
     py.detach(|| engine_ingest::ingest(engine, &sources, &options, &mut host))
         .map(|value| Ingested { value })
         .map_err(|error| raised(py, error))
@@ -258,7 +275,7 @@ pub fn ingest(
 
 /// See `_kernel.pyi`.
 #[pyfunction]
-#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress, ask = None))]
+#[pyo3(signature = (space, fd, *, name, mode, mtime_ns, dry_run, grant, progress, owner_name, ask = None))]
 pub fn ingest_stream(
     py: Python<'_>,
     space: Bound<'_, Space>,
@@ -269,10 +286,11 @@ pub fn ingest_stream(
     dry_run: bool,
     grant: Py<PyAny>,
     progress: Py<PyAny>,
+    owner_name: Py<PyAny>,
     ask: Option<Py<PyAny>>,
 ) -> PyResult<Ingested> {
     let engine = &space.get().engine;
-    let mut host = PythonHost { grant, progress, origin: ask.map(PythonOrigin) };
+    let mut host = PythonHost { grant, progress, owner_name, origin: ask.map(PythonOrigin) };
     let stream: BorrowedFd<'_> = crate::lent::descriptor(fd)?;
     py.detach(|| engine_ingest::ingest_stream(engine, stream, &name, mode, mtime_ns, dry_run, &mut host))
         .map(|value| Ingested { value })
@@ -283,6 +301,7 @@ pub fn ingest_stream(
 struct PythonWatch {
     progress: Py<PyAny>,
     report: Py<PyAny>,
+    owner_number: Py<PyAny>,
 }
 
 impl Watch for PythonWatch {
@@ -293,6 +312,15 @@ impl Watch for PythonWatch {
 
     fn report(&mut self, batch: &[Change]) -> Result<()> {
         tell(&self.report, batch)
+    }
+
+    fn owner_number(&mut self, owner: OwnerName<'_>) -> Result<Option<u32>> {
+        let (kind, name) = match owner {
+            OwnerName::User(name) => ("user", name),
+            OwnerName::Group(name) => ("group", name),
+        };
+        Python::attach(|py| self.owner_number.bind(py).call1((kind, PyBytes::new(py, name)))?.extract())
+            .map_err(carried)
     }
 }
 
@@ -363,21 +391,38 @@ impl Checkout {
     }
 
     #[getter]
-    fn unsupported(&self) -> u64 {
-        self.value.unsupported
+    fn owners<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.owners)
     }
 
     #[getter]
-    fn owner_not_set(&self) -> u64 {
-        self.value.owner_not_set
+    fn devices<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.devices)
+    }
+
+    #[getter]
+    fn attributes<'py>(&self, py: Python<'py>) -> (u64, Vec<Bound<'py, PyBytes>>) {
+        missed(py, &self.value.attributes)
+    }
+
+    #[getter]
+    fn left_ns(&self) -> Option<i64> {
+        self.value.left_ns
     }
 }
+
+fn missed<'py>(py: Python<'py>, missed: &Missed) -> (u64, Vec<Bound<'py, PyBytes>>) {
+    (missed.count, missed.first.iter().map(|path| PyBytes::new(py, path)).collect())
+}
+
+/// `(address, length, digest)`.
+type PageArgument = (u64, u32, Vec<u8>);
 
 /// A directory's page, a whole directory, or entries to be written by themselves.
 #[derive(FromPyObject)]
 pub enum RootArgument<'py> {
     /// `(address, length, digest)`.
-    Page((u64, u32, Vec<u8>)),
+    Page(PageArgument),
     /// A directory, whose own mode, owner and time the target gets.
     Whole(Bound<'py, Entry>),
     /// Files pulled by path.
@@ -419,7 +464,8 @@ impl Unverified {
         report: Py<PyAny>,
     ) -> PyResult<Checkout> {
         let (source, target) = (&self.engine, path_of(target));
-        let mut watch = PythonWatch { progress, report };
+        // By number: nobody is asked for names.
+        let mut watch = PythonWatch { progress, report, owner_number: py.None() };
         let done = py.detach(|| {
             let root = decode_root(root)?;
             let root = match root.page() {
@@ -429,7 +475,8 @@ impl Unverified {
                 }
                 None => Root::Entries(vec![root]),
             };
-            let options = engine_checkout::Options { delete: false, dry_run: false, owner: false, care: Care::NONE };
+            let owners = Owners { restore: false, numeric: true, user: None, group: None };
+            let options = engine_checkout::Options { delete: false, dry_run: false, owners, care: Care::NONE };
             engine_checkout::checkout_from(source, &root, None, &target, &options, &mut watch)
         });
         done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
@@ -439,7 +486,7 @@ impl Unverified {
 /// See `_kernel.pyi`.
 #[pyfunction]
 #[pyo3(signature = (
-    space, root, target, *, delete, dry_run, owner, progress, report,
+    space, root, target, *, base, delete, dry_run, owner, numeric, user, group, progress, report, owner_number,
     exclude = None, backup = None, delete_max = None, checksum = false
 ))]
 pub fn checkout(
@@ -447,11 +494,16 @@ pub fn checkout(
     space: Bound<'_, Space>,
     root: RootArgument<'_>,
     target: Vec<u8>,
+    base: Option<(PageArgument, i64)>,
     delete: bool,
     dry_run: bool,
     owner: bool,
+    numeric: bool,
+    user: Option<u32>,
+    group: Option<u32>,
     progress: Py<PyAny>,
     report: Py<PyAny>,
+    owner_number: Py<PyAny>,
     exclude: Option<Bound<'_, Patterns>>,
     backup: Option<Vec<u8>>,
     delete_max: Option<u64>,
@@ -465,13 +517,15 @@ pub fn checkout(
         }
     };
     let target = path_of(target);
+    let base = base.map(|(page, left_ns)| Ok::<_, PyErr>(Before { page: page_from(&page)?, left_ns })).transpose()?;
+    let owners = Owners { restore: owner, numeric, user, group };
     let exclude = exclude.map(|patterns| patterns.get().value.clone());
     let care = Care { exclude, backup: backup.map(path_of), delete_max, checksum };
-    let options = engine_checkout::Options { delete, dry_run, owner, care };
+    let options = engine_checkout::Options { delete, dry_run, owners, care };
     let engine = &space.get().engine;
-    let mut watch = PythonWatch { progress, report };
+    let mut watch = PythonWatch { progress, report, owner_number };
     let done: std::result::Result<Report, Error> =
-        py.detach(|| engine_checkout::checkout(engine, &root, &target, &options, &mut watch));
+        py.detach(|| engine_checkout::checkout_from(&**engine, &root, base.as_ref(), &target, &options, &mut watch));
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
 }
 

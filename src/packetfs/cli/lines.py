@@ -43,7 +43,10 @@ class Pushed(Line, frozen=True, tag="push", kw_only=True):
 
 
 class Pulled(Line, frozen=True, tag="pull", kw_only=True):
-    """A pull is done: how many names were touched in what way."""
+    """A pull is done: how many names were touched in what way.
+
+    `unsupported` counts devices that could not be made; the first ten names of each thing missed are `problem` lines.
+    """
 
     volume: str
     ref: str
@@ -58,6 +61,7 @@ class Pulled(Line, frozen=True, tag="pull", kw_only=True):
     unchanged: int
     unsupported: int
     owner_not_set: int
+    attributes_not_set: int
     written_bytes: int
     seconds: float
 
@@ -115,6 +119,10 @@ class Listed(Line, frozen=True, tag="entry", kw_only=True):
     target: bytes | None
     link_id: str | None
     digest: str | None
+    rdev: str | None = None
+    """`major:minor` of a device."""
+    xattrs: dict[str, str] | None = None
+    """Extended attributes by name, values in base64; absent without any."""
 
 
 class Content(Line, frozen=True, tag="content", kw_only=True):

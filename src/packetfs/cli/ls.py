@@ -1,6 +1,8 @@
 """`packetfs ls`: list what a snapshot holds."""
 
+import os
 import stat
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -42,7 +44,7 @@ def ls(invocation: Invocation, *, location: str, long_form: bool, recursive: boo
     r"""List what a snapshot holds.
 
     Names are in the order of their bytes. A name that a terminal could not show as it is is escaped: `\n`, `\x9b`,
-    `\u202e`, and a backslash as `\\`.
+    `\u202e`, and a backslash as `\\`. With -l a `+` after the mode says that there are extended attributes.
     """
     output = invocation.output
     place = invocation.location(location, remote=True)
@@ -81,7 +83,9 @@ def _long(path: bytes, entry: "Entry") -> str:
     user = shown(entry.user) if entry.user else str(entry.uid)
     group = shown(entry.group) if entry.group else str(entry.gid)
     name = shown(path) + (f" -> {shown(entry.target)}" if entry.kind == "symlink" else "")
-    return f"{mode} {user:<8} {group:<8} {entry.size:>12} {time_text(entry.mtime_ns)} {name}"
+    size = _device(entry, ", ") or str(entry.size)
+    attributes = "+" if entry.xattrs else ""
+    return f"{mode}{attributes} {user:<8} {group:<8} {size:>12} {time_text(entry.mtime_ns)} {name}"
 
 
 def _line(path: bytes, entry: "Entry") -> lines.Listed:
@@ -98,4 +102,12 @@ def _line(path: bytes, entry: "Entry") -> lines.Listed:
         target=entry.target if entry.kind == "symlink" else None,
         link_id=f"{entry.link_id:016x}" if entry.link_id else None,
         digest=entry.digest.hex() if entry.kind in ("file", "directory") else None,
+        rdev=_device(entry, ":"),
+        xattrs={shown(name): b64encode(value).decode("ascii") for name, value in entry.xattrs} or None,
     )
+
+
+def _device(entry: "Entry", separator: str) -> str | None:
+    if entry.kind not in ("char-device", "block-device"):
+        return None
+    return f"{os.major(entry.rdev)}{separator}{os.minor(entry.rdev)}"

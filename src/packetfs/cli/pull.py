@@ -14,12 +14,19 @@ from packetfs.cli.quantities import amount, bytes_text, duration
 from packetfs.cli.selection import pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, PartialError, UsageError
-from packetfs.events import Change
+from packetfs.events import Change, ProblemKind
 
 if TYPE_CHECKING:
+    from packetfs.cli.output import Output
+    from packetfs.sync.checkout import Ownership, PullReport
     from packetfs.sync.session import Traffic
 
 _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
+_MISSED: "Final[dict[ProblemKind, str]]" = {
+    "owner-not-set": "does not belong to its owner",
+    "device-not-made": "is a device and was not made",
+    "attributes-not-set": "has not all its extended attributes",
+}
 
 
 @command(
@@ -31,6 +38,8 @@ packetfs pull --delete --max-delete 100 --exclude /local/ /srv/volume::main ~/pr
 packetfs pull -n /srv/volume::main@2026-11-20 ~/project
 packetfs pull /srv/volume::main:/docs/guide.md .
 packetfs pull ada@host:/srv/volume::main ~/project
+packetfs pull --no-owner /srv/volume::main ~/project
+packetfs pull --chown www-data: /srv/volume::site /srv/www
 """,
 )
 @click.argument("location", metavar="VOLUME::REF[@WHEN][:/PATH]", shell_complete=paths)
@@ -48,6 +57,9 @@ packetfs pull ada@host:/srv/volume::main ~/project
 @click.option("-i", "--itemize-changes", is_flag=True, help="Print each change, in rsync's letters.")
 @click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change nothing.")
 @click.option("--no-space-check", is_flag=True, help="Begin even if DIR's disk has too little room for the end.")
+@click.option("--numeric-ids", is_flag=True, help="Owners by the numbers of the snapshot, not by their names.")
+@click.option("--chown", metavar="USER:GROUP", help="Give everything to this user, group or both (names or numbers).")
+@click.option("--no-owner", is_flag=True, help="Do not restore owners: everything belongs to you.")
 @remote_options
 def pull(
     invocation: Invocation,
@@ -64,17 +76,24 @@ def pull(
     itemize_changes: bool,
     dry_run: bool,
     no_space_check: bool,
+    numeric_ids: bool,
+    chown: str | None,
+    no_owner: bool,
 ) -> int:
     """Write a snapshot, or a part of it, into a directory.
 
     DIR is made if it is missing. A directory's contents land in DIR, a file under its own name. Files that are equal in
     size and time are not touched; others are replaced as a whole, so that killed at any instant each is old or new.
     What is excluded is neither written nor deleted nor touched.
+
+    Modes, times, links, holes, extended attributes and access control lists come back, owners by their names. What only
+    root may set (owners, devices, capabilities) is told and counted if it is missing (exit code 3).
     """
     output = invocation.output
     if max_delete is not None and not delete:
         raise UsageError("--max-delete bounds what --delete removes", hint="add --delete")
     place = invocation.location(location, remote=True)
+    ownership = _ownership(numeric=numeric_ids, chown=chown, restore=not no_owner)
     from packetfs.sync.checkout import Care
     from packetfs.sync.checkout import pull as pull_into
     from packetfs.sync.session import Session
@@ -115,6 +134,7 @@ def pull(
                 care=care,
                 dry_run=dry_run,
                 check_space=not no_space_check,
+                ownership=ownership,
                 progress=meter,
                 report=show,
             )
@@ -129,6 +149,7 @@ def pull(
                 care=care,
                 dry_run=dry_run,
                 check_space=not no_space_check,
+                ownership=ownership,
                 progress=meter,
                 report=show,
             )
@@ -149,6 +170,7 @@ def pull(
         unchanged=report.unchanged,
         unsupported=report.unsupported,
         owner_not_set=report.owner_not_set,
+        attributes_not_set=report.attributes_not_set,
         written_bytes=report.written_bytes,
         seconds=round(seconds, 3),
     )
@@ -171,9 +193,6 @@ def pull(
     )
     if traffic is not None:
         tell_traffic(output, traffic, snapshot.statistics.logical_bytes)
-    if report.owner_not_set and output.verbosity > 0:
-        text = f"{amount(report.owner_not_set, 'name')} got you as the owner: only root can give files away"
-        output.notice(lines.Notice(code="owner-not-set", message=text), text)
     if report.not_deleted:
         raise PartialError(
             f"{amount(report.not_deleted, 'name')} had to be deleted, and --max-delete is {max_delete}: nothing "
@@ -182,10 +201,50 @@ def pull(
             hint="the rest is done; `-n --delete` lists them, and --max-delete can be larger",
             not_deleted=report.not_deleted,
         )
-    if report.unsupported:
-        raise PartialError(
-            f"{amount(report.unsupported, 'name')} of a kind that cannot be written yet (pipes, devices) left out",
-            code="pull-incomplete",
-            unsupported=report.unsupported,
-        )
+    _tell_missed(output, report)
     return EXIT_OK
+
+
+def _ownership(*, numeric: bool, chown: str | None, restore: bool) -> "Ownership":
+    from packetfs.sync.checkout import Ownership
+    from packetfs.volume.owners import named_or_numbered
+
+    if chown is None:
+        return Ownership(restore=restore, numeric=numeric)
+    if not restore:
+        raise UsageError("--chown and --no-owner contradict each other", hint="leave one of them out")
+    user, _, group = chown.partition(":")
+    if not user and not group:
+        raise UsageError(f"--chown {chown!r} names nobody", hint="write USER, USER:GROUP or :GROUP")
+    return Ownership(
+        numeric=numeric,
+        user=named_or_numbered("user", user) if user else None,
+        group=named_or_numbered("group", group) if group else None,
+    )
+
+
+def _tell_missed(output: "Output", report: "PullReport") -> None:
+    """PartialError if something could not be set; the first names of each kind before that."""
+    if report.is_whole:
+        return
+    for problem in report.missed:
+        output.warning(problem, f"{shown(problem.path)}: {_MISSED[problem.kind]}")
+    parts = [
+        f"{amount(count, 'name')} {text}"
+        for count, text in (
+            (report.owner_not_set, "of another owner than in the snapshot"),
+            (report.unsupported, "of devices not made"),
+            (report.attributes_not_set, "without all extended attributes"),
+        )
+        if count
+    ]
+    raise PartialError(
+        ", ".join(parts),
+        code="pull-incomplete",
+        hint="everything else is there; pull as root, or say --no-owner if owners do not matter"
+        if report.owner_not_set
+        else "everything else is there; pull as root, or onto a file system that has them",
+        unsupported=report.unsupported,
+        owner_not_set=report.owner_not_set,
+        attributes_not_set=report.attributes_not_set,
+    )

@@ -29,17 +29,19 @@ if TYPE_CHECKING:
     from packetfs.sync.session import Traffic
     from packetfs.volume import PushReport, Volume
 
-_PROBLEMS: Final = {
+_PROBLEMS: "Final[dict[ProblemKind, str]]" = {
     "vanished": "vanished before it was read",
     "changed": "changed during each of three readings; what the last one found is stored",
     "unreadable": "cannot be read",
     "missing": "was asked for and is not there",
     "unsupported": "is of a kind that is not stored",
+    "attributes": "is stored without its extended attributes",
 }
 _LOSSES: "Final[dict[ProblemKind, str]]" = {
     "unreadable": "could not be read and is missing",
     "missing": "asked for and not there",
     "changed": "kept changing and may be stored half old, half new",
+    "attributes": "has extended attributes that are not stored",
 }
 
 
@@ -293,6 +295,7 @@ def _conclude(output: Output, place: Location, report: "PushReport", traffic: "T
             unreadable=counts["unreadable"],
             changed=counts["changed"],
             missing=counts["missing"],
+            attributes=counts["attributes"],
         )
     return EXIT_OK
 

@@ -10,14 +10,16 @@ from typing import Final, cast
 
 from packetfs import kernel
 from packetfs.errors import RefusedError, UnavailableError, UsageError, disk_error
-from packetfs.events import Change, Progress
+from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
+from packetfs.sync.left import Left
+from packetfs.volume import owners
 from packetfs.volume.ingest import teller
 from packetfs.volume.selection import Pattern, patterns_of
 from packetfs.volume.trees import Trees
 
-__all__ = ["NO_CARE", "Care", "PullReport", "pull", "refuse_growth"]
+__all__ = ["AS_STORED", "NO_CARE", "Care", "Ownership", "PullReport", "pull", "refuse_growth"]
 
 _NAME_BYTES: Final = 8192  # of an entry: the rest of its last block, and its share of its directory
 
@@ -40,6 +42,23 @@ NO_CARE = Care()
 
 
 @dataclass(frozen=True, slots=True)
+class Ownership:
+    """Whom what is pulled shall belong to."""
+
+    restore: bool = True
+    """Whether owners are restored at all; without, everything belongs to who pulls."""
+    numeric: bool = False
+    """By the numbers of the snapshot; else by its names, where this machine knows them."""
+    user: int | None = None
+    """The user that everything is given to."""
+    group: int | None = None
+    """The group that everything is given to."""
+
+
+AS_STORED: Final = Ownership()
+
+
+@dataclass(frozen=True, slots=True)
 class PullReport:
     """What a pull did (or, dry, would do), in names beneath the target."""
 
@@ -52,12 +71,21 @@ class PullReport:
     deleted: int
     unchanged: int
     unsupported: int
-    """Entries of kinds that cannot be written yet; they are not there."""
+    """Devices, which only root can make; they are not there."""
     owner_not_set: int
     """Names that belong to us instead of their owner, because we are not root."""
+    attributes_not_set: int
+    """Names without some of their extended attributes: only root may set them, or the file system has none."""
+    missed: tuple[Problem, ...]
+    """The first ten names of each of these."""
     written_bytes: int
     not_deleted: int = 0
     """Names that would have been deleted, and were more than `Care.delete_max`."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was missed."""
+        return not self.missed
 
 
 def pull(
@@ -70,15 +98,17 @@ def pull(
     care: Care = NO_CARE,
     dry_run: bool = False,
     check_space: bool = True,
+    ownership: Ownership = AS_STORED,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PullReport:
     """Make the directory `target` hold what `snapshot` has at `path`: a directory's contents, or one file by its name.
 
     Files that are equal in kind, size and time are not touched; others are replaced as a whole. Names that the snapshot
-    does not have stay unless `delete`; `care` spares more. If this raises, or the machine stops, each name is old or
-    new, and running it again continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong
-    file. With `check_space` nothing is written when it cannot fit: UnavailableError `not-enough-space`.
+    does not have stay unless `delete`; `care` spares more. What may not be set (owners, devices, attributes) is in the
+    report; everything else is done. If this raises, or the machine stops, each name is old or new, and running it again
+    continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong file. With `check_space`
+    nothing is written when it cannot fit: UnavailableError `not-enough-space`.
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
@@ -111,20 +141,34 @@ def pull(
     if check_space and not dry_run:
         _refuse_if_full(volume, snapshot, root, directory, patterns, delete=delete, care=care)
     with _directory(directory, dry_run=dry_run) as existing:
+        left = Left(volume.path, volume.keys, volume.env, existing)
+        page = entry.page
         done = kernel.checkout(
             volume.space,
             root,
             existing,
+            base=left.read() if page is not None else None,
             delete=delete,
             dry_run=dry_run,
-            owner=os.geteuid() == 0,
+            owner=ownership.restore,
+            numeric=ownership.numeric,
+            user=ownership.user,
+            group=ownership.group,
             progress=advance,
             report=teller(report),
+            owner_number=owners.number_of,
             exclude=patterns,
             backup=backup,
             delete_max=care.delete_max,
             checksum=care.checksum,
         )
+        if page is not None and not dry_run and not care.exclude:  # what is excluded is not as it is stored
+            _remember(left, page, done)
+    missed: list[tuple[ProblemKind, tuple[int, list[bytes]]]] = [
+        ("owner-not-set", done.owners),
+        ("device-not-made", done.devices),
+        ("attributes-not-set", done.attributes),
+    ]
     return PullReport(
         snapshot=snapshot,
         dry_run=dry_run,
@@ -133,11 +177,21 @@ def pull(
         metadata=done.metadata,
         deleted=done.deleted,
         unchanged=done.unchanged,
-        unsupported=done.unsupported,
-        owner_not_set=done.owner_not_set,
+        unsupported=done.devices[0],
+        owner_not_set=done.owners[0],
+        attributes_not_set=done.attributes[0],
+        missed=tuple(Problem(path=name, kind=kind) for kind, (_, names) in missed for name in names),
         written_bytes=done.written_bytes,
         not_deleted=done.not_deleted,
     )
+
+
+def _remember(left: Left, page: Page, done: kernel.Checkout) -> None:
+    """What is known of the target from now on. Attributes that are missing have to be told of again next time."""
+    if done.attributes[0]:
+        left.forget()
+    elif done.left_ns is not None:
+        left.write(page, done.left_ns)
 
 
 def _what(
@@ -194,11 +248,16 @@ def _refuse_if_full(
             volume.space,
             root,
             existing,
+            base=None,
             delete=delete,
             dry_run=True,
-            owner=os.geteuid() == 0,
+            owner=False,
+            numeric=True,
+            user=None,
+            group=None,
             progress=_unheard,
             report=_unheard,
+            owner_number=_unheard,
             exclude=patterns,
             delete_max=care.delete_max,
         )

@@ -77,9 +77,9 @@ def _write(source: kernel.Unverified, entry: Entry, into: str, progress: Callabl
         if progress is not None:
             progress(Progress(phase="writing", files=entries, bytes=written_bytes))
 
-    def count(changes: list[tuple[bytes, str, str, int]]) -> None:
+    def count(changes: list[tuple[bytes, str, str, int, str]]) -> None:
         nonlocal files
-        files += sum(kind == "file" for _, _, kind, _ in changes)
+        files += sum(kind == "file" for _, _, kind, _, _ in changes)
 
     target = os.path.join(into, ref if ref not in (".", "..") else f"ref {ref}")
     os.mkdir(target, 0o700)

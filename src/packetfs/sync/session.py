@@ -35,6 +35,7 @@ from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 
 if TYPE_CHECKING:
+    from packetfs.sync.checkout import Ownership
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
 __all__ = ["Session", "Traffic", "replica_path"]
@@ -252,11 +253,12 @@ class Session:
         care: Care = NO_CARE,
         dry_run: bool = False,
         check_space: bool = True,
+        ownership: "Ownership | None" = None,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
     ) -> "Pulled":
         """Make the directory `target` hold what is at `place` (`main`, `main@~1:/etc`). See `transfer.pull`."""
-        from packetfs.sync import transfer
+        from packetfs.sync import checkout, transfer
 
         inside = parse_location(f"::{place}")
         return transfer.pull(
@@ -269,6 +271,7 @@ class Session:
             care=care,
             dry_run=dry_run,
             check_space=check_space,
+            ownership=ownership or checkout.AS_STORED,
             progress=progress,
             report=report,
         )

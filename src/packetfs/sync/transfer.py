@@ -153,6 +153,7 @@ def pull(
     care: Care = NO_CARE,
     dry_run: bool = False,
     check_space: bool = True,
+    ownership: checkout.Ownership = checkout.AS_STORED,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
@@ -171,6 +172,7 @@ def pull(
                 care=care,
                 dry_run=dry_run,
                 check_space=check_space,
+                ownership=ownership,
                 progress=progress,
                 report=report,
             )

@@ -19,7 +19,7 @@ from packetfs.errors import ConflictError, RefusedError, UnavailableError, Usage
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Labels, Snapshot, Statistics
-from packetfs.volume import files, refs, space
+from packetfs.volume import files, owners, refs, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
 from packetfs.volume.selection import ALL, Selection
@@ -186,6 +186,7 @@ class Ingest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
+            owner_name=owners.name_of,
             ask=ask,
             selection=self._selection,
             keep_pages=keep_pages,
@@ -228,6 +229,7 @@ class StreamIngest:
             dry_run=dry_run,
             grant=grant,
             progress=watcher(progress),
+            owner_name=owners.name_of,
             ask=ask,
         )
 

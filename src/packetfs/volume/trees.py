@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from packetfs import kernel
+from packetfs.env import Env
 from packetfs.errors import NotFoundError
 from packetfs.format.snapshot import Snapshot
+from packetfs.volume.keys import Keys
 
 __all__ = ["Trees"]
 
@@ -20,6 +22,8 @@ class Trees:
     """The directory in which it all is."""
     space: kernel.Space
     """The bytes."""
+    keys: Keys
+    env: Env
 
     @property
     def trees(self) -> "Trees":

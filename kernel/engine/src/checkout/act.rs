@@ -7,11 +7,12 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use rustix::fs::{self, FlockOperation, Gid, Mode, Uid};
+use rustix::fs::{self, FileType, FlockOperation, Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use super::plan::{Attributes, Over};
@@ -19,7 +20,8 @@ use super::spare::Backup;
 use super::work::at;
 use crate::beneath::{Dir, Name, times};
 use crate::fault::{self, Step};
-use crate::page::EntryKind;
+use crate::page::{Entry, EntryKind};
+use crate::xattr::{self, Holder, Xattrs};
 use crate::{Error, Result};
 
 /// How names made by a checkout begin, for the time that they are not what they will be.
@@ -124,6 +126,8 @@ impl Staging {
                 Err(error) => return Err(Error::io("lock", &name, error)),
             }
         };
+        // Nothing made in it gets a list of access rights that the snapshot does not give.
+        xattr::remove_inheritance(dir.as_fd()).map_err(|e| Error::io("write to", &name, e))?;
         mark(&dir).map_err(|e| Error::io("write to", &name, e))?;
         let (mask, creator) = probe(&dir).map_err(|e| Error::io("write to", &name, e))?;
         let home = Arc::new(Home { dir, mount: root.mount, creator, made_in: 0 });
@@ -281,6 +285,8 @@ pub struct Finish {
     pub attributes: Attributes,
     /// Whether mode and owner are as they should be.
     pub only_time: bool,
+    /// The extended attributes that it gets; `None`: it has those that it should have.
+    pub xattrs: Option<Xattrs>,
     /// Its path in the target, for messages.
     pub path: Vec<u8>,
 }
@@ -335,7 +341,7 @@ impl Group {
         self.moves.len() + self.removals.len() + self.finishes.len()
     }
 
-    /// Bytes of the paths that it remembers: in a deep tree they are most of what a group needs.
+    /// Bytes of the paths and attributes that it remembers: in a deep tree they are most of what a group needs.
     pub fn path_bytes(&self) -> usize {
         self.path_bytes
     }
@@ -369,13 +375,14 @@ impl Group {
     /// Has a directory get its mode, owner and time with the group.
     pub fn add_finish(&mut self, finish: Finish) {
         self.hold(&finish.home, &finish.path);
+        self.path_bytes += finish.xattrs.as_ref().map_or(0, xattr::bytes);
         self.finishes.push(finish);
     }
 
     /// Makes the group visible: everything is moved, in order, then what is surplus removed, then directories get
     /// their times. All that waits must be complete, and what [`Group::to_sync`] named be on disk.
-    /// `tick` may stop it between two removals.
-    pub fn show(self, tick: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// `tick` may stop it between two removals; `missed` hears of directories that did not get all their attributes.
+    pub fn show(self, tick: &mut dyn FnMut() -> Result<()>, missed: &mut dyn FnMut(&[u8])) -> Result<()> {
         for moved in self.moves {
             move_into_place(&moved, self.backup.as_deref()).map_err(|error| at(&moved.path, error))?;
         }
@@ -390,7 +397,9 @@ impl Group {
             tick()?;
         }
         for finish in self.finishes {
-            finish_directory(&finish).map_err(|error| at(&finish.path, error))?;
+            if !finish_directory(&finish).map_err(|error| at(&finish.path, error))? {
+                missed(&finish.path);
+            }
         }
         Ok(())
     }
@@ -540,18 +549,74 @@ pub fn not_empty() -> Error {
     )
 }
 
-/// Gives a directory the mode, owner and time that it should have.
-pub fn finish_directory(finish: &Finish) -> Result<()> {
-    let Attributes { mode, owner, mtime_ns } = finish.attributes;
+/// Gives a directory the owner, attributes, mode and time that it should have. `false`: some attributes could not be
+/// set.
+pub fn finish_directory(finish: &Finish) -> Result<bool> {
+    let Attributes { mode, uid, gid, mtime_ns, .. } = finish.attributes;
     let dir = &finish.home.dir;
-    if !finish.only_time {
-        if let Some((uid, gid)) = owner {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            fs::fchown(dir, Some(uid), Some(gid)).map_err(|e| Error::io("set the owner of", "", e))?;
-        }
+    let mut all = true;
+    if !finish.only_time && (uid, gid) != (None, None) {
+        let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        fs::fchown(dir, uid, gid).map_err(|e| Error::io("set the owner of", "", e))?;
+    }
+    if let Some(xattrs) = &finish.xattrs {
+        let replaced = xattr::replace(&Holder::Open(dir.as_fd()), xattrs);
+        all = replaced.map_err(|e| Error::io("set the attributes of", "", e))?;
+    }
+    if !finish.only_time || finish.xattrs.is_some() {
         fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| Error::io("set the mode of", "", e))?;
     }
-    set_time(dir, mtime_ns)
+    set_time(dir, mtime_ns)?;
+    Ok(all)
+}
+
+/// How the making of something went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It is as it should be.
+    Whole,
+    /// Some of its attributes could not be set.
+    WithoutAttributes,
+    /// It may not be made.
+    Refused,
+}
+
+/// Makes a symbolic link, fifo or device with all that belongs to it, out of sight.
+pub fn make_other(home: &Home, waiting: &[u8], entry: &Entry, attributes: &Attributes) -> Result<Made> {
+    let name = Name::new(waiting)?;
+    let (made, action) = match entry.kind {
+        EntryKind::Symlink => (home.dir.make_link(name, &entry.target), "make the symbolic link"),
+        // Nobody may use it before it has its owner.
+        EntryKind::Fifo => (home.dir.make_special(name, FileType::Fifo, 0, 0), "make the pipe"),
+        EntryKind::CharDevice => {
+            (home.dir.make_special(name, FileType::CharacterDevice, 0, entry.rdev), "make the device")
+        }
+        _ => (home.dir.make_special(name, FileType::BlockDevice, 0, entry.rdev), "make the device"),
+    };
+    match made {
+        Err(Errno::PERM) if entry.kind.is_device() => return Ok(Made::Refused),
+        answer => answer.map_err(|e| Error::io(action, "", e))?,
+    }
+    let Attributes { mode, uid, gid, mtime_ns, .. } = *attributes;
+    if attributes.gives_away(home.creator) {
+        home.dir.set_owner(name, uid, gid).map_err(|e| Error::io("set the owner of", "", e))?;
+    }
+    let mut all = true;
+    if entry.kind != EntryKind::Symlink || !entry.xattrs.is_empty() {
+        let pointed = home.dir.point_at(name).map_err(|e| Error::io("look at", "", e))?;
+        // In a directory of another mount somebody could have put something else there.
+        let stat = fs::fstat(&pointed).map_err(|e| Error::io("look at", "", e))?;
+        if super::kind_of(&stat) != Some(entry.kind) || (entry.kind.is_device() && stat.st_rdev != entry.rdev) {
+            return Err(Error::io("look at", "", Errno::STALE));
+        }
+        let holder = Holder::path(pointed.as_fd()).map_err(|e| Error::io("look at", "", e))?;
+        all = xattr::set(&holder, &entry.xattrs).map_err(|e| Error::io("set the attributes of", "", e))?;
+        if let (Holder::Path(path), false) = (&holder, entry.kind == EntryKind::Symlink) {
+            fs::chmod(path, Mode::from_raw_mode(mode)).map_err(|e| Error::io("set the mode of", "", e))?;
+        }
+    }
+    home.dir.set_mtime(name, mtime_ns).map_err(|e| Error::io("set the time of", "", e))?;
+    Ok(if all { Made::Whole } else { Made::WithoutAttributes })
 }
 
 /// Sets the time of a directory's last change.
@@ -559,23 +624,36 @@ pub fn set_time(dir: &Dir, mtime_ns: i64) -> Result<()> {
     fs::futimens(dir, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
 }
 
-/// Gives a file that is there another mode, and time if one is given. `EACCES` if it cannot be opened for that, `ESTALE` if it is not the one of
-/// this device and number any more, or has got another name: the mode would be changed there too.
+/// Gives a file that is there other attributes, if there are any to give, another mode, and another time if one is
+/// given; whether that was all. `EACCES` if it cannot be opened for that, `ESTALE` if it is not the one of this device
+/// and number any more, or has got another name: it would be changed there too.
 pub fn touch_file(
     dir: &Dir,
     name: Name<'_>,
     identity: (u64, u64),
     mode: u32,
+    xattrs: Option<&Xattrs>,
     mtime_ns: Option<i64>,
-) -> rustix::io::Result<()> {
+) -> rustix::io::Result<bool> {
     let file = dir.read(name)?;
     let stat = fs::fstat(&file)?;
-    let regular = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::RegularFile;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !regular || (stat.st_dev, stat.st_ino) != identity || stat.st_nlink != 1 {
         return Err(Errno::STALE);
     }
+    let mut all = true;
+    if let Some(xattrs) = xattrs {
+        if mode & 0o200 == 0 {
+            // Who may not write to a file may not change its attributes either.
+            fs::fchmod(&file, Mode::from_raw_mode(mode & 0o777 | 0o200))?;
+        }
+        all = xattr::replace(&Holder::Open(file.as_fd()), xattrs)?;
+    }
     fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-    mtime_ns.map_or(Ok(()), |mtime_ns| fs::futimens(&file, &times(mtime_ns)))
+    if let Some(mtime_ns) = mtime_ns {
+        fs::futimens(&file, &times(mtime_ns))?;
+    }
+    Ok(all)
 }
 
 /// The target, made if it is missing.

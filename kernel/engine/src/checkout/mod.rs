@@ -2,8 +2,9 @@
 //!
 //! What it promises: a name beneath the target is old or new at any instant, never a mixture; bytes are verified before
 //! a name shows them; nothing outside the target is read, written or removed, whatever the tree says; and running it
-//! again continues. What it does not do: it does not read unchanged files (size and time tell), it does not make pipes
-//! and devices, and it does not remove what the tree does not have unless told to.
+//! again continues. What it does not do: it does not read unchanged files (size and time tell), and it does not remove
+//! what the tree does not have unless told to. What it may not set (an owner, a device, a capability) it counts and
+//! leaves out.
 //!
 //! `plan` decides about one name, `act` makes groups of changes visible, `work` writes files; this file walks.
 
@@ -14,6 +15,7 @@ pub mod spare;
 pub mod work;
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -26,12 +28,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::beneath::{Dir, Listed, Name};
 use crate::gather::{self, Source};
 use crate::itemize::Aspects;
-use crate::keys::Digest;
+use crate::keys::{Digest, keyed};
 use crate::page::{Entry, EntryKind, PageRef};
 use crate::space::Space;
 use crate::tree::Entries;
+use crate::xattr::{self, Holder, Xattrs};
 use crate::{Error, Result};
-use act::{Finish, Group, Home, Move, Others, Parked, Staging};
+use act::{Finish, Group, Home, Made, Move, Others, Parked, Staging};
+pub use plan::Owners;
 use plan::{Attributes, Found, FoundKind, Over, Rules, Step};
 use room::Room;
 use spare::{Backup, Care};
@@ -71,10 +75,28 @@ pub struct Options {
     pub delete: bool,
     /// Only say what would be done.
     pub dry_run: bool,
-    /// Restore owners; only root can, others' wish is counted in [`Report::owner_not_set`].
-    pub owner: bool,
+    /// Whom things are to belong to.
+    pub owners: Owners,
     /// What is spared.
     pub care: Care,
+}
+
+/// What is known of how the target was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// The stored directory that it was last written from.
+    pub page: PageRef,
+    /// The time of its file system then. What has not been changed since is as it was stored, attributes included.
+    pub left_ns: i64,
+}
+
+/// An owner as a snapshot calls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OwnerName<'a> {
+    /// A user.
+    User(&'a [u8]),
+    /// A group.
+    Group(&'a [u8]),
 }
 
 /// Is told what happens. An error from it stops the checkout between two changes.
@@ -83,6 +105,10 @@ pub trait Watch {
     fn progress(&mut self, progress: &Progress) -> Result<()>;
     /// What has become visible since the last call (with `dry_run`: what would).
     fn report(&mut self, batch: &[Change]) -> Result<()>;
+    /// The number that an owner has on this machine, if there is one of that name. Asked once for each.
+    fn owner_number(&mut self, _owner: OwnerName<'_>) -> Result<Option<u32>> {
+        Ok(None)
+    }
 }
 
 /// How far a checkout is. Both only grow.
@@ -122,14 +148,42 @@ pub enum Action {
     Deleted,
 }
 
+/// Names that are told of those that something was missed for.
+const TOLD_MAX: usize = 10;
+
+/// Names for which something could not be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// How many.
+    pub count: u64,
+    /// The first of them, at most ten.
+    pub first: Vec<Vec<u8>>,
+}
+
+impl Missed {
+    /// Counts one more.
+    pub fn add(&mut self, path: &[u8]) {
+        self.count += 1;
+        if self.first.len() < TOLD_MAX {
+            self.first.push(path.to_vec());
+        }
+    }
+
+    fn join(&mut self, other: Missed) {
+        self.count += other.count;
+        self.first.extend(other.first);
+        self.first.truncate(TOLD_MAX);
+    }
+}
+
 /// What a checkout did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Names that were not there.
     pub created: u64,
     /// Names that stood for something else.
     pub replaced: u64,
-    /// Names of which only mode, owner or time was changed.
+    /// Names of which only mode, owner, time or attributes were changed.
     pub metadata: u64,
     /// Names removed, each with all that was beneath it.
     pub deleted: u64,
@@ -139,10 +193,14 @@ pub struct Report {
     pub unchanged: u64,
     /// Bytes of content written.
     pub written_bytes: u64,
-    /// Pipes, devices, and entries with extended attributes that were written without them.
-    pub unsupported: u64,
-    /// Entries whose owner is another than they were given.
-    pub owner_not_set: u64,
+    /// Names whose owner is another than was wished.
+    pub owners: Missed,
+    /// Devices that could not be made.
+    pub devices: Missed,
+    /// Names that do not have all their extended attributes.
+    pub attributes: Missed,
+    /// The time of the target's file system when all was done, for the next [`Before`]; `None` if nothing was written.
+    pub left_ns: Option<i64>,
     /// Of a dry run: bytes that would be in use more on the target's file system, at least; `None` if that cannot be said.
     pub growth_bytes: Option<i64>,
 }
@@ -154,14 +212,16 @@ pub fn checkout(space: &Space, root: &Root, target: &Path, options: &Options, wa
     checkout_from(space, root, None, target, options, watch)
 }
 
-/// As [`checkout`], where `target` was last written from the stored directory `base`.
+/// As [`checkout`], where it is known what `target` was last written from.
 ///
 /// Size and time tell what somebody changed in the target; but two snapshots may hold files of equal size and time and
-/// of other content (a build that sets all times alike). With `base`, what changed between the two is always written.
+/// of other content (a build that sets all times alike). With `base`, what changed between the two is always written;
+/// and the attributes of names that nobody has touched since need not be looked at. A base that cannot be read is as
+/// none.
 pub fn checkout_onto(
     space: &Space,
     root: &Root,
-    base: &PageRef,
+    base: &Before,
     target: &Path,
     options: &Options,
     watch: &mut dyn Watch,
@@ -173,7 +233,7 @@ pub fn checkout_onto(
 pub fn checkout_from<S: Source>(
     source: &S,
     root: &Root,
-    base: Option<&PageRef>,
+    base: Option<&Before>,
     target: &Path,
     options: &Options,
     watch: &mut dyn Watch,
@@ -207,6 +267,10 @@ fn count_deletions<S: Source>(
         fn report(&mut self, _: &[Change]) -> Result<()> {
             Ok(())
         }
+
+        fn owner_number(&mut self, owner: OwnerName<'_>) -> Result<Option<u32>> {
+            self.0.owner_number(owner)
+        }
     }
     let care = Care { checksum: false, ..options.care.clone() };
     let options = Options { dry_run: true, care, ..options.clone() };
@@ -216,7 +280,7 @@ fn count_deletions<S: Source>(
 fn checkout_with<S: Source>(
     source: &S,
     root: &Root,
-    base: Option<&PageRef>,
+    base: Option<&Before>,
     target: &Path,
     options: &Options,
     counts: bool,
@@ -289,6 +353,12 @@ fn creator() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
+/// Groups that this process belongs to.
+fn groups(own: u32) -> Vec<u32> {
+    let others = rustix::process::getgroups().unwrap_or_default();
+    std::iter::once(own).chain(others.into_iter().map(rustix::process::Gid::as_raw)).collect()
+}
+
 /// As many open files as the system grants: a group holds the directories that it will finish.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
@@ -312,8 +382,8 @@ struct Level<'s, S: Source> {
     parked: Option<Parked>,
     entries: Stored<'s, S>,
     next: Option<Entry>,
-    /// What was stored of this directory when the target was last written, if that is another tree.
-    base: Option<Base<'s, S>>,
+    /// What was stored of this directory when the target was last written.
+    base: Base<'s, S>,
     /// What is there, ascending; nothing in a directory that is new.
     listed: std::iter::Peekable<std::vec::IntoIter<Listed>>,
     /// The last name, for the check that they ascend.
@@ -322,6 +392,8 @@ struct Level<'s, S: Source> {
     /// What it gets at the end; `None` leaves it alone.
     attributes: Option<Attributes>,
     differs: Differs,
+    /// The extended attributes that it gets at the end; `None` leaves them alone.
+    xattrs: Option<Xattrs>,
     /// Whether something in it changed, so that its time has to be set again.
     changed: bool,
 }
@@ -338,7 +410,7 @@ impl Differs {
     const ALL: Differs = Differs { mode_or_owner: true, time: true };
 
     fn of(found: &Found, attributes: &Attributes) -> Differs {
-        let foreign = attributes.owner.is_some_and(|owner| owner != (found.uid, found.gid));
+        let foreign = attributes.gives_away((found.uid, found.gid));
         Differs { mode_or_owner: foreign || found.mode != attributes.mode, time: found.mtime_ns != attributes.mtime_ns }
     }
 
@@ -370,13 +442,23 @@ impl<S: Source> Stored<'_, S> {
     }
 }
 
+/// What a directory was last written from.
+enum Base<'s, S: Source> {
+    /// Nobody knows.
+    Unknown,
+    /// The same pages as now.
+    Same,
+    /// Other ones.
+    Other(Box<Other<'s, S>>),
+}
+
 /// The entries of another tree's directory, asked for in ascending order.
-struct Base<'s, S: Source> {
+struct Other<'s, S: Source> {
     entries: Stored<'s, S>,
     next: Option<Entry>,
 }
 
-impl<S: Source> Base<'_, S> {
+impl<S: Source> Other<'_, S> {
     fn find(&mut self, name: &[u8]) -> Result<Option<Entry>> {
         loop {
             match &self.next {
@@ -389,6 +471,25 @@ impl<S: Source> Base<'_, S> {
             if self.next.is_none() {
                 return Ok(None);
             }
+        }
+    }
+}
+
+/// What a name was last written from.
+enum Was {
+    /// Nobody knows, or from nothing.
+    Unknown,
+    /// The same entry as now.
+    Same,
+    /// Another one.
+    Other(Box<Entry>),
+}
+
+impl Was {
+    fn entry(&self) -> Option<&Entry> {
+        match self {
+            Was::Other(entry) => Some(entry),
+            _ => None,
         }
     }
 }
@@ -436,6 +537,10 @@ struct Checkout<'a, 's, S: Source> {
     group_files: usize,
     held_max: usize,
     root_finish: Option<Finish>,
+    /// Names of owners on this machine, by what the snapshot calls them: users, then groups.
+    owners: [HashMap<Vec<u8>, Option<u32>>; 2],
+    /// When, and on which device, the target was last left; before all times if that is not known.
+    left: (i64, u64),
     /// The target's own time, to be given back if nothing in the target itself changes.
     root_time: Option<i64>,
     levels: Vec<Level<'s, S>>,
@@ -471,7 +576,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             source,
             volume: None,
             options,
-            rules: Rules { owner: options.owner && rustix::process::geteuid().is_root(), uid, gid },
+            rules: Rules {
+                owners: options.owners,
+                root: rustix::process::geteuid().is_root(),
+                uid,
+                gid,
+                groups: groups(gid),
+            },
             watch,
             pool,
             feeder: Feeder::new(pool),
@@ -487,6 +598,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             group_files: 0,
             held_max: held_max(),
             root_finish: None,
+            owners: Default::default(),
+            left: (i64::MIN, 0),
             root_time: None,
             levels: Vec::new(),
             links: HashMap::new(),
@@ -502,7 +615,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     }
 
     /// The whole story. Whatever happens, nothing of it stays in the staging directory.
-    fn run(mut self, root: &Root, base: Option<&PageRef>) -> Result<Report> {
+    fn run(mut self, root: &Root, base: Option<&Before>) -> Result<Report> {
         let answer = self.walk(root, base);
         if answer.is_err() {
             // Threads still at work finish their batch: nothing is made any more after what they made is removed.
@@ -521,10 +634,20 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let removed = self.staging.take().map_or(Ok(()), Staging::remove);
         answer.and(removed)?;
         // Only now: the staging directory came and went in it.
-        match (self.root_finish.take(), self.root.take(), self.root_time) {
-            (Some(finish), _, _) => act::finish_directory(&finish)?,
-            (None, Some(root), Some(mtime_ns)) => act::set_time(&root.dir, mtime_ns)?,
-            _ => {}
+        let root = self.root.take();
+        let finish = self.root_finish.take();
+        let all = match (&finish, &root, self.root_time) {
+            (Some(finish), _, _) => act::finish_directory(finish)?,
+            (None, Some(root), Some(mtime_ns)) => act::set_time(&root.dir, mtime_ns).map(|()| true)?,
+            _ => true,
+        };
+        if !all {
+            self.report.attributes.add(b".");
+        }
+        self.report.attributes.join(self.pool.missed());
+        if let (Some(root), true) = (&root, finish.is_some() || self.root_time.is_some()) {
+            let stat = root.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
+            self.report.left_ns = Some(ns(stat.st_ctime, stat.st_ctime_nsec as i64));
         }
         if self.options.dry_run {
             self.report.growth_bytes = self.room.growth_bytes();
@@ -532,7 +655,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         Ok(self.report)
     }
 
-    fn walk(&mut self, root: &Root, base: Option<&PageRef>) -> Result<()> {
+    fn walk(&mut self, root: &Root, base: Option<&Before>) -> Result<()> {
         self.enter_root(root, base)?;
         while let Some(level) = self.levels.last_mut() {
             if level.next.is_none() {
@@ -559,11 +682,11 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.show_all()
     }
 
-    fn enter_root(&mut self, root: &Root, base: Option<&PageRef>) -> Result<()> {
+    fn enter_root(&mut self, root: &Root, base: Option<&Before>) -> Result<()> {
         let (entries, attributes) = match root {
             Root::Directory(page) => (self.stored(page), None),
             Root::Whole(entry) => match entry.page() {
-                Some(page) => (self.stored(&page), Some(self.rules.attributes(entry))),
+                Some(page) => (self.stored(&page), Some((self.attributes(entry)?, entry.xattrs.clone()))),
                 None => return Err(Error::Invalid("the root of the tree is not a directory".into())),
             },
             Root::Entries(entries) => {
@@ -573,20 +696,33 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             }
         };
         let home = self.root.clone();
-        let (mut attributes, mut differs) = (attributes, Differs::NOTHING);
+        let (mut wanted, mut xattrs, mut differs) = (attributes, None, Differs::NOTHING);
         if let Some(home) = &home {
             let stat = home.dir.stat_self().map_err(|e| Error::io("look at", "", e))?;
             let found = found(&stat, Vec::new());
             self.refuse_volume(&found)?;
-            if self.belongs_to_others(&found) && attributes.take().is_some() {
-                self.report.owner_not_set += 1;
+            if let Some(base) = base {
+                self.left = (base.left_ns, stat.st_dev);
             }
-            if let Some(attributes) = &attributes {
+            if self.belongs_to_others(&found) && wanted.take().is_some() {
+                self.report.owners.add(b".");
+            }
+            if let Some((attributes, own)) = wanted.as_ref() {
                 differs = Differs::of(&found, attributes);
+                if attributes.misses((found.uid, found.gid)) {
+                    self.report.owners.add(b".");
+                }
+                xattrs = self.differing(&Holder::Open(home.dir.as_fd()), own, b".")?.map(|_| own.clone());
             }
         }
+        let attributes = wanted.map(|(attributes, _)| attributes);
         let listed = list(home.as_deref())?;
-        let base = base.map(|page| self.base(page));
+        let page = match root {
+            Root::Directory(page) => Some(*page),
+            Root::Whole(entry) => entry.page(),
+            Root::Entries(_) => None,
+        };
+        let base = page.map_or(Base::Unknown, |page| self.base(base.map(|base| base.page), &page));
         self.levels.push(Level {
             home,
             parked: None,
@@ -598,13 +734,106 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             path_length: 0,
             attributes,
             differs,
+            xattrs,
             changed: false,
         });
         Ok(())
     }
 
-    fn base(&self, page: &PageRef) -> Base<'s, S> {
-        Base { entries: self.stored(page), next: None }
+    /// What is known of a directory that was last written from the pages `was` and is to be written from `page`.
+    fn base(&self, was: Option<PageRef>, page: &PageRef) -> Base<'s, S> {
+        match was {
+            None => Base::Unknown,
+            Some(was) if was.digest == page.digest => Base::Same,
+            Some(was) => Base::Other(Box::new(Other { entries: self.stored(&was), next: None })),
+        }
+    }
+
+    /// What `name` in the current directory was last written from.
+    fn was(&mut self, name: &[u8]) -> Was {
+        let Some(level) = self.levels.last_mut() else { return Was::Unknown };
+        match &mut level.base {
+            Base::Unknown => Was::Unknown,
+            Base::Same => Was::Same,
+            Base::Other(other) => match other.find(name) {
+                Ok(found) => found.map_or(Was::Unknown, |entry| Was::Other(Box::new(entry))),
+                // It only saves work.
+                Err(_) => {
+                    level.base = Base::Unknown;
+                    Was::Unknown
+                }
+            },
+        }
+    }
+
+    /// Mode, owner and time that an entry gets here.
+    fn attributes(&mut self, entry: &Entry) -> Result<Attributes> {
+        let mut meant = (entry.uid, entry.gid);
+        if !self.rules.owners.numeric {
+            meant.0 = self.owner_number(OwnerName::User(&entry.user))?.unwrap_or(entry.uid);
+            meant.1 = self.owner_number(OwnerName::Group(&entry.group))?.unwrap_or(entry.gid);
+        }
+        Ok(self.rules.attributes(entry, meant))
+    }
+
+    /// The number of an owner on this machine, if it has a name and that is known here.
+    fn owner_number(&mut self, owner: OwnerName<'_>) -> Result<Option<u32>> {
+        let [users, groups] = &mut self.owners;
+        let (known, name) = match owner {
+            OwnerName::User(name) => (users, name),
+            OwnerName::Group(name) => (groups, name),
+        };
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if let Some(number) = known.get(name) {
+            return Ok(*number);
+        }
+        let number = self.watch.owner_number(owner)?;
+        known.insert(name.to_vec(), number);
+        Ok(number)
+    }
+
+    /// The attributes that something has, if they are not those that it should have. What we may not set, or the file
+    /// system does not keep, is counted and not compared.
+    fn differing(&mut self, holder: &Holder<'_>, wanted: &Xattrs, path: &[u8]) -> Result<Option<Xattrs>> {
+        let there = match xattr::look(holder) {
+            Ok(Some(there)) => there,
+            Ok(None) => {
+                if !wanted.is_empty() {
+                    self.report.attributes.add(path);
+                }
+                return Ok(None);
+            }
+            // Not ours to look at, or more than a snapshot holds; or there is no /proc to name it through.
+            Err(Errno::ACCESS | Errno::PERM | Errno::TOOBIG | Errno::NOENT) => {
+                self.report.attributes.add(path);
+                return Ok(None);
+            }
+            Err(errno) => return Err(at(path, Error::io("look at the attributes of", "", errno))),
+        };
+        if there == *wanted {
+            return Ok(None);
+        }
+        let settable = |set: &Xattrs| -> Xattrs {
+            set.iter().filter(|(name, _)| self.rules.root || !xattr::is_roots(name)).cloned().collect()
+        };
+        if settable(&there) == settable(wanted) {
+            self.report.attributes.add(path);
+            return Ok(None);
+        }
+        Ok(Some(there))
+    }
+
+    /// Whether a name has the attributes of `entry` without being looked at: it was written from an entry with the same
+    /// ones, and nothing about it has changed since.
+    fn vouched(&self, entry: &Entry, found: &Found, was: &Was) -> bool {
+        let same = match was {
+            Was::Same => true,
+            Was::Other(was) => was.xattrs == entry.xattrs,
+            Was::Unknown => false,
+        };
+        same && found.ctime_ns < self.left.0 && found.identity.0 == self.left.1
     }
 
     fn stored(&self, page: &PageRef) -> Stored<'s, S> {
@@ -635,22 +864,14 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             _ => None,
         };
         let is_directory = entry.kind == EntryKind::Directory;
-        let stands_as_directory = found.as_ref().is_some_and(|found| found.kind == FoundKind::Directory);
+        let stands_as_directory = found.as_ref().is_some_and(Found::is_directory);
         if self.options.care.excludes(&self.path, is_directory)
             || stands_as_directory && !is_directory && self.options.care.excludes(&self.path, true)
         {
             return Ok(());
         }
-        let was = match self.levels.last_mut().and_then(|level| level.base.as_mut()) {
-            Some(base) => base.find(&entry.name)?,
-            None => None,
-        };
-        if !entry.xattrs.is_empty() {
-            self.report.unsupported += 1;
-        }
-        if self.owner_is_missed(&entry) {
-            self.report.owner_not_set += 1;
-        }
+        let was = self.was(&entry.name);
+        let attributes = self.attributes(&entry)?;
         if let Some(found) = &found {
             self.refuse_volume(found)?;
             if self.backup.as_ref().is_some_and(|backup| backup.is(found.identity)) {
@@ -663,31 +884,45 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             _ => None,
         };
         let other_content = same_content.map_or_else(
-            || was.as_ref().is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest),
+            || was.entry().is_some_and(|was| was.kind == EntryKind::File && was.digest != entry.digest),
             |same| !same,
         );
         self.differs =
-            found.as_ref().map_or(Aspects::default(), |found| plan::differs(&entry, found, other_content, &self.rules));
-        let step = plan::decide(&entry, found.as_ref(), was.as_ref(), same_content, &self.rules);
+            found.as_ref().map_or(Aspects::default(), |found| plan::differs(&entry, found, other_content, &attributes));
+        let mut step = plan::decide(&entry, &attributes, found.as_ref(), was.entry(), same_content);
+        let mut touches_xattrs = false;
+        if let (Step::Keep | Step::Touch, Some(found), Some(home)) = (step, &found, &home)
+            && !self.vouched(&entry, found, &was)
+        {
+            let holder = Holder::beneath(Some(home.dir.as_fd()), name.bytes());
+            let holder = holder.map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
+            let path = self.path.clone();
+            if let Some(there) = self.differing(&holder, &entry.xattrs, &path)? {
+                step = plan::with_xattrs(step, &entry, found, &there);
+                touches_xattrs = true;
+                self.differs.xattrs = true;
+            }
+        }
         if self.options.dry_run {
             self.count_room(step, &entry, found.as_ref(), home.as_deref())?;
         }
         if let (true, Step::Make(Over::Unlike), Some(home), true) = (self.counts, step, &home, stands_as_directory) {
             return self.descend_surplus(&Arc::clone(home), &entry.name);
         }
+        if matches!(step, Step::Keep | Step::Touch) && self.is_other_link(&entry, found.as_ref(), home.as_ref()) {
+            step = Step::Make(Over::Same);
+        }
+        let owner = match (step, &found) {
+            (Step::Make(_), _) | (_, None) => attributes.got,
+            (_, Some(found)) => (found.uid, found.gid),
+        };
+        if attributes.misses(owner) {
+            self.report.owners.add(&self.path);
+        }
         match step {
-            Step::Unsupported => {
-                self.report.unsupported += 1;
-                Ok(())
-            }
-            Step::Enter => self.enter(home, &entry, found, was),
-            Step::Make(over) if entry.kind == EntryKind::Directory => self.make_directory(home, &entry, over),
-            Step::Make(over) if entry.kind == EntryKind::Symlink => self.make_link(home, &entry, over),
-            Step::Make(over) => self.make_file(home, entry, over),
-            Step::Touch | Step::Keep if self.is_other_link(&entry, found.as_ref(), home.as_ref()) => {
-                self.make_file(home, entry, Over::Same)
-            }
-            Step::Touch => self.touch(home, entry, found),
+            Step::Enter => self.enter(home, &entry, &attributes, found, was),
+            Step::Make(over) => self.make(home, entry, attributes, over),
+            Step::Touch => self.touch(home, entry, attributes, found, touches_xattrs),
             Step::Keep => {
                 self.report.unchanged += 1;
                 Ok(())
@@ -697,7 +932,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
 
     /// Whether a file holds what it should; `None` where its size says no already, or it is none.
     fn same_content(&self, home: &Home, name: Name<'_>, entry: &Entry, found: &Found) -> Result<Option<bool>> {
-        if entry.kind != EntryKind::File || found.kind != FoundKind::File || found.size != entry.size {
+        if !found.is_file() || entry.kind != EntryKind::File || found.size != entry.size {
             return Ok(None);
         }
         match home.dir.read(name) {
@@ -713,7 +948,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let here = home.is_none_or(|home| self.root.as_ref().is_some_and(|root| root.mount == home.mount));
         match step {
             Step::Make(_) if entry.kind == EntryKind::File && here => {
-                self.room.file(self.source, entry, link_group(entry), found).map_err(|error| at(&self.path, error))?;
+                let group = self.link_group(entry);
+                self.room.file(self.source, entry, group, found).map_err(|error| at(&self.path, error))?;
             }
             // What is made in a new directory is not told apart from what is made here.
             Step::Make(over) if entry.kind == EntryKind::Directory && (!here || over == Over::Unlike) => {
@@ -722,6 +958,14 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn make(&mut self, home: Option<Arc<Home>>, entry: Entry, attributes: Attributes, over: Over) -> Result<()> {
+        match entry.kind {
+            EntryKind::Directory => self.make_directory(home, &entry, attributes, over),
+            EntryKind::File => self.make_file(home, entry, attributes, over),
+            _ => self.make_other(home, entry, attributes, over),
+        }
     }
 
     /// What a name stands for.
@@ -733,20 +977,14 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         Ok(Some(found(&stat, target)))
     }
 
-    /// Whether an entry should belong to somebody else, and will not.
-    fn owner_is_missed(&self, entry: &Entry) -> bool {
-        let asked = self.options.owner && !self.rules.owner;
-        asked && (entry.uid, entry.gid) != (self.rules.uid, self.rules.gid)
-    }
-
     /// Whether a directory is somebody else's, so that it can be filled perhaps, but not changed.
     fn belongs_to_others(&self, found: &Found) -> bool {
-        found.uid != self.rules.uid && !rustix::process::geteuid().is_root()
+        found.uid != self.rules.uid && !self.rules.root
     }
 
     /// Nothing is written, and nothing removed, in the directory of the volume that is read.
     fn refuse_volume(&self, found: &Found) -> Result<()> {
-        match found.kind == FoundKind::Directory && self.volume == Some(found.identity) {
+        match found.kind == FoundKind::Known(EntryKind::Directory) && self.volume == Some(found.identity) {
             true => Err(at(&self.path, Error::Refused("it is the directory of the volume itself".into()))),
             false => Ok(()),
         }
@@ -757,8 +995,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         &mut self,
         home: Option<Arc<Home>>,
         entry: &Entry,
+        attributes: &Attributes,
         found: Option<Found>,
-        was: Option<Entry>,
+        was: Was,
     ) -> Result<()> {
         let (Some(home), Some(page), Some(found)) = (home, entry.page(), found) else {
             return Err(at(&self.path, Error::Invalid("it is a directory without a page".into())));
@@ -766,36 +1005,51 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let failed = |e| at(&self.path, Error::io("open", "", e));
         let dir = home.dir.enter(Name::new(&entry.name)?).map_err(failed)?;
         let inner = Arc::new(Home::beneath(dir, &home).map_err(|error| at(&self.path, error))?);
-        let attributes = Some(self.rules.attributes(entry)).filter(|_| !self.belongs_to_others(&found));
-        let mut differs = attributes.as_ref().map_or(Differs::NOTHING, |wanted| Differs::of(&found, wanted));
-        if attributes.is_none() && !self.owner_is_missed(entry) {
-            self.report.owner_not_set += 1;
+        let foreign = self.belongs_to_others(&found);
+        if foreign && !attributes.misses((found.uid, found.gid)) {
+            self.report.owners.add(&self.path);
         }
-        if differs.any() {
+        let attributes = Some(*attributes).filter(|_| !foreign);
+        let mut differs = attributes.as_ref().map_or(Differs::NOTHING, |wanted| Differs::of(&found, wanted));
+        let mut xattrs = None;
+        if !foreign && !self.vouched(entry, &found, &was) {
+            let path = self.path.clone();
+            let there = self.differing(&Holder::Open(inner.dir.as_fd()), &entry.xattrs, &path)?;
+            xattrs = there.map(|_| entry.xattrs.clone());
+        }
+        if differs.any() || xattrs.is_some() {
             self.change(Action::Metadata, entry);
         } else {
             self.report.unchanged += 1;
         }
         // Even its owner may change it only with permission. At the end it gets the mode that it should have.
-        if !self.options.dry_run && found.mode & 0o300 != 0o300 && !rustix::process::geteuid().is_root() {
+        if !self.options.dry_run && found.mode & 0o300 != 0o300 && !self.rules.root {
             let mode = rustix::fs::Mode::from_raw_mode(found.mode | 0o700);
             differs.mode_or_owner |= rustix::fs::fchmod(&inner.dir, mode).is_ok();
         }
         let listed = list(Some(&inner)).map_err(|error| at(&self.path, error))?;
+        let base = match was {
+            Was::Unknown => Base::Unknown,
+            Was::Same => Base::Same,
+            Was::Other(was) => self.base(was.page(), &page),
+        };
         self.descend(Some(inner), &page, listed, attributes, differs);
-        let base = was.and_then(|was| was.page()).filter(|was| was.digest != page.digest);
-        let base = base.map(|page| self.base(&page));
         if let Some(level) = self.levels.last_mut() {
-            level.base = base;
+            (level.base, level.xattrs) = (base, xattrs);
         }
         Ok(())
     }
 
-    fn make_directory(&mut self, home: Option<Arc<Home>>, entry: &Entry, over: Over) -> Result<()> {
+    fn make_directory(
+        &mut self,
+        home: Option<Arc<Home>>,
+        entry: &Entry,
+        attributes: Attributes,
+        over: Over,
+    ) -> Result<()> {
         let Some(page) = entry.page() else {
             return Err(at(&self.path, Error::Invalid("it is a directory without a page".into())));
         };
-        let attributes = self.rules.attributes(entry);
         let inner = match home.filter(|_| !self.options.dry_run) {
             Some(home) => {
                 let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::Directory, over)?;
@@ -804,7 +1058,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             None => None,
         };
         self.change(if over == Over::Nothing { Action::Created } else { Action::Replaced }, entry);
+        let elsewhere = inner.as_ref().is_some_and(|inner| inner.creator == act::NOBODY);
         self.descend(inner, &page, Vec::new().into_iter().peekable(), Some(attributes), Differs::ALL);
+        if let Some(level) = self.levels.last_mut() {
+            // On another mount it may have been given some.
+            level.xattrs = Some(entry.xattrs.clone()).filter(|xattrs| elsewhere || !xattrs.is_empty());
+        }
         Ok(())
     }
 
@@ -833,12 +1092,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             parked: None,
             entries,
             next: None,
-            base: None,
+            base: Base::Unknown,
             listed,
             last: Vec::new(),
             path_length: self.path.len(),
             attributes,
             differs,
+            xattrs: None,
             changed: false,
         });
         self.park();
@@ -857,37 +1117,63 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
     }
 
-    fn make_link(&mut self, home: Option<Arc<Home>>, entry: &Entry, over: Over) -> Result<()> {
-        if let Some(home) = home {
-            self.refuse_if_not_empty(&home, &entry.name, over)?;
-            if !self.options.dry_run {
-                let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::Symlink, over)?;
-                let failed = |e| at(&self.path, Error::io("make the symbolic link", "", e));
-                let name = Name::new(&waiting)?;
-                let attributes = self.rules.attributes(entry);
-                from.dir.make_link(name, &entry.target).map_err(failed)?;
-                if let Some((uid, gid)) = attributes.owner.filter(|owner| *owner != from.creator) {
-                    from.dir.set_owner(name, uid, gid).map_err(failed)?;
-                }
-                from.dir.set_mtime(name, attributes.mtime_ns).map_err(failed)?;
-            }
-        }
-        self.change(made(over), entry);
-        Ok(())
-    }
-
-    fn make_file(&mut self, home: Option<Arc<Home>>, entry: Entry, over: Over) -> Result<()> {
-        self.change(made(over), &entry);
-        let Some(home) = home else { return Ok(()) };
+    /// A symbolic link, a fifo or a device.
+    fn make_other(&mut self, home: Option<Arc<Home>>, entry: Entry, attributes: Attributes, over: Over) -> Result<()> {
+        let Some(home) = home else {
+            self.change(made(over), &entry);
+            return Ok(());
+        };
         self.refuse_if_not_empty(&home, &entry.name, over)?;
         if self.options.dry_run {
+            match entry.kind.is_device() && !self.rules.root {
+                true => self.report.devices.add(&self.path),
+                false => self.change(made(over), &entry),
+            }
             return Ok(());
         }
         if self.linkable(&entry, &home) {
-            return self.make_hard_link(&home, entry, over);
+            return self.make_hard_link(&home, entry, attributes, over);
+        }
+        let hidden = self.group.hides(&home);
+        let (from, waiting) = match hidden {
+            true => (Arc::clone(&home), entry.name.clone()),
+            false => self.staging()?.place_for(&home),
+        };
+        if self.write_other(&from, &waiting, &entry, &attributes)? {
+            if !hidden {
+                self.show_later(from, waiting, &home, &entry.name, entry.kind, over);
+            }
+            self.change(made(over), &entry);
+        }
+        Ok(())
+    }
+
+    /// Makes what is no file and no directory out of sight; `false`: it may not be made, and is counted.
+    fn write_other(&mut self, from: &Home, waiting: &[u8], entry: &Entry, attributes: &Attributes) -> Result<bool> {
+        let made = act::make_other(from, waiting, entry, attributes).map_err(|error| at(&self.path, error))?;
+        match made {
+            Made::Whole => {}
+            Made::WithoutAttributes => self.report.attributes.add(&self.path),
+            Made::Refused => self.report.devices.add(&self.path),
+        }
+        Ok(made != Made::Refused)
+    }
+
+    fn make_file(&mut self, home: Option<Arc<Home>>, entry: Entry, attributes: Attributes, over: Over) -> Result<()> {
+        let Some(home) = home else {
+            self.change(made(over), &entry);
+            return Ok(());
+        };
+        self.refuse_if_not_empty(&home, &entry.name, over)?;
+        if !self.options.dry_run && self.linkable(&entry, &home) {
+            return self.make_hard_link(&home, entry, attributes, over);
+        }
+        self.change(made(over), &entry);
+        if self.options.dry_run {
+            return Ok(());
         }
         let (from, waiting) = self.place_for(&home, &entry.name, EntryKind::File, over)?;
-        self.write_file(from, waiting, None, entry)
+        self.write_file(from, waiting, None, entry, attributes)
     }
 
     fn write_file(
@@ -896,44 +1182,66 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         name: Vec<u8>,
         file: Option<std::os::fd::OwnedFd>,
         entry: Entry,
+        attributes: Attributes,
     ) -> Result<()> {
         self.group_files += 1;
         self.group_bytes += entry.size;
-        let attributes = self.rules.attributes(&entry);
         let job = FileJob { home, name, file, entry, attributes, path: self.path.clone() };
         let Checkout { feeder, pool, watch, told, entries, .. } = self;
         feeder.add(job, &mut || tick(told, *watch, *entries, pool.bytes()))
     }
 
     /// One of several names of a file: the first is written, out of sight, and all are links to it.
-    fn make_hard_link(&mut self, home: &Arc<Home>, entry: Entry, over: Over) -> Result<()> {
-        let name = entry.name.clone();
-        let (staged, waiting) = match self.staged_link(&link_group(&entry))? {
+    fn make_hard_link(&mut self, home: &Arc<Home>, entry: Entry, attributes: Attributes, over: Over) -> Result<()> {
+        let (name, kind) = (entry.name.clone(), entry.kind);
+        let group = self.link_group(&entry);
+        let (staged, waiting) = match self.staged_link(&group)? {
             Some(staged) => staged,
-            None => self.write_linked(home, entry.clone())?,
+            None => match self.write_linked(home, entry.clone(), attributes)? {
+                Some(written) => written,
+                None => return Ok(()),
+            },
         };
-        let (from, other) = self.place_for(home, &name, EntryKind::File, over)?;
+        self.change(made(over), &entry);
+        let (from, other) = self.place_for(home, &name, kind, over)?;
         match staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?) {
             // The file has as many names as it can have: a second file takes the rest.
-            Err(Errno::MLINK) => {
-                let (staged, waiting) = self.write_linked(home, entry)?;
-                staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?)
-            }
+            Err(Errno::MLINK) => match self.write_linked(home, entry, attributes)? {
+                Some((staged, waiting)) => staged.dir.link(Name::new(&waiting)?, &from.dir, Name::new(&other)?),
+                None => Err(Errno::MLINK),
+            },
             answer => answer,
         }
         .map_err(|e| at(&self.path, Error::io("link", "", e)))
     }
 
-    /// Writes the file of a group of hard links where its names are linked from.
-    fn write_linked(&mut self, home: &Arc<Home>, entry: Entry) -> Result<(Arc<Home>, Vec<u8>)> {
+    /// Writes the file of a group of hard links where its names are linked from; `None`: it may not be made.
+    fn write_linked(
+        &mut self,
+        home: &Arc<Home>,
+        entry: Entry,
+        attributes: Attributes,
+    ) -> Result<Option<(Arc<Home>, Vec<u8>)>> {
+        let group = self.link_group(&entry);
         let (from, waiting) = self.staging()?.place_for(home);
-        let mode = self.rules.attributes(&entry).mode;
-        let file = work::create(&from, &waiting, mode).map_err(|error| at(&self.path, error))?;
-        let stat = rustix::fs::fstat(&file).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
+        let failed = |path: &[u8], e| at(path, Error::io("look at", "", e));
+        let mut file = None;
+        let stat = if entry.kind == EntryKind::File {
+            let made = work::create(&from, &waiting, &entry, &attributes).map_err(|error| at(&self.path, error))?;
+            rustix::fs::fstat(file.insert(made)).map_err(|e| failed(&self.path, e))?
+        } else {
+            if !self.write_other(&from, &waiting, &entry, &attributes)? {
+                return Ok(None);
+            }
+            let stat = from.dir.stat(Name::new(&waiting)?).map_err(|e| failed(&self.path, e))?;
+            stat.ok_or_else(|| failed(&self.path, Errno::NOENT))?
+        };
         let link = LinkHome::Staged(Arc::clone(&from), waiting.clone(), (stat.st_dev, stat.st_ino));
-        self.links.insert(link_group(&entry), link);
-        self.write_file(Arc::clone(&from), waiting.clone(), Some(file), entry)?;
-        Ok((from, waiting))
+        self.links.insert(group, link);
+        if let Some(file) = file {
+            self.write_file(Arc::clone(&from), waiting.clone(), Some(file), entry, attributes)?;
+        }
+        Ok(Some((from, waiting)))
     }
 
     /// Where the file of a group of hard links can be linked from, if it is there at all.
@@ -962,7 +1270,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if !self.linkable(entry, home) {
             return false;
         }
-        let group = link_group(entry);
+        let group = self.link_group(entry);
         match self.links.get(&group) {
             Some(LinkHome::Kept(_, identity) | LinkHome::Staged(_, _, identity)) => *identity != found.identity,
             // Two groups in the tree, one file here.
@@ -978,7 +1286,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     /// than the target's own are files of their own.
     fn linkable(&self, entry: &Entry, home: &Home) -> bool {
         let here = self.root.as_ref().is_some_and(|root| root.mount == home.mount);
-        entry.kind == EntryKind::File && entry.link_id != 0 && here
+        entry.kind != EntryKind::Directory && entry.link_id != 0 && here
     }
 
     fn staging(&mut self) -> Result<&mut Staging> {
@@ -1008,17 +1316,22 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             return Ok((Arc::clone(home), name.to_vec()));
         }
         let (from, waiting) = self.staging()?.place_for(home);
-        self.group.add_move(Move {
-            from: Arc::clone(&from),
-            waiting: waiting.clone(),
-            to: Arc::clone(home),
-            name: name.to_vec(),
-            kind,
-            over,
-            delete: self.options.delete,
-            path: self.path.clone(),
-        });
+        self.show_later(Arc::clone(&from), waiting.clone(), home, name, kind, over);
         Ok((from, waiting))
+    }
+
+    /// Has what waits moved into its place with the group.
+    fn show_later(
+        &mut self,
+        from: Arc<Home>,
+        waiting: Vec<u8>,
+        home: &Arc<Home>,
+        name: &[u8],
+        kind: EntryKind,
+        over: Over,
+    ) {
+        let (to, name, path) = (Arc::clone(home), name.to_vec(), self.path.clone());
+        self.group.add_move(Move { from, waiting, to, name, kind, over, delete: self.options.delete, path });
     }
 
     /// A directory with something in it gives way to a file only if that was asked for.
@@ -1047,25 +1360,48 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         Err(at(&self.path, Error::Refused(what)))
     }
 
-    /// The mode of a file whose content is right.
-    fn touch(&mut self, home: Option<Arc<Home>>, entry: Entry, found: Option<Found>) -> Result<()> {
+    /// The mode, and if `xattrs` the extended attributes, of a file whose content is right.
+    fn touch(
+        &mut self,
+        home: Option<Arc<Home>>,
+        entry: Entry,
+        attributes: Attributes,
+        found: Option<Found>,
+        xattrs: bool,
+    ) -> Result<()> {
         let (Some(home), Some(found), false) = (home, found, self.options.dry_run) else {
             self.change(Action::Metadata, &entry);
             return Ok(());
         };
-        let Attributes { mode, mtime_ns, .. } = self.rules.attributes(&entry);
+        let Attributes { mode, mtime_ns, .. } = attributes;
+        let wanted = xattrs.then_some(&entry.xattrs);
         let mtime_ns = (mtime_ns != found.mtime_ns).then_some(mtime_ns);
-        match act::touch_file(&home.dir, Name::new(&entry.name)?, found.identity, mode, mtime_ns) {
+        match act::touch_file(&home.dir, Name::new(&entry.name)?, found.identity, mode, wanted, mtime_ns) {
             // It is somebody else's, or its owner may not read it and so not open it, or it is not the file that was
             // looked at: it is written anew, and other names of its group are not linked to it.
             Err(Errno::ACCESS | Errno::PERM | Errno::STALE | Errno::LOOP | Errno::NOENT) => {
-                self.links.remove(&link_group(&entry));
-                return self.make_file(Some(home), entry, Over::Same);
+                let group = self.link_group(&entry);
+                self.links.remove(&group);
+                return self.make_file(Some(home), entry, attributes, Over::Same);
             }
-            answer => answer.map_err(|e| at(&self.path, Error::io("set the mode of", "", e)))?,
+            Ok(true) => {}
+            Ok(false) => self.report.attributes.add(&self.path),
+            Err(e) => return Err(at(&self.path, Error::io("set the mode of", "", e))),
         }
         self.change(Action::Metadata, &entry);
         Ok(())
+    }
+
+    fn link_group(&self, entry: &Entry) -> LinkGroup {
+        let digest = match entry.kind {
+            EntryKind::File => entry.digest,
+            // What a link or device is instead of content.
+            kind => {
+                let own = [&[kind as u8][..], &entry.rdev.to_le_bytes(), &entry.target].concat();
+                keyed(&self.source.keys().link, &own)
+            }
+        };
+        (entry.link_id, digest, entry.size)
     }
 
     /// A name that the tree does not have.
@@ -1090,7 +1426,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let Some(stat) = stat else { return Ok(()) };
         let found = found(&stat, Vec::new());
         self.refuse_volume(&found)?;
-        if found.kind == FoundKind::Directory {
+        if found.is_directory() {
             if self.options.care.excludes(&self.path, true)
                 || self.backup.as_ref().is_some_and(|it| it.is(found.identity))
             {
@@ -1105,7 +1441,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             return Ok(());
         }
         self.differs = Aspects::default();
-        if self.counts && found.kind == FoundKind::Directory {
+        if self.counts && found.is_directory() {
             self.change(Action::Deleted, &Entry::default());
             return self.descend_surplus(&home, &listed.name);
         }
@@ -1113,7 +1449,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             true => self.room.removed(&found),
             false => self.group.add_removal(home, listed.name.into_vec(), self.path.clone(), left_behind),
         }
-        let kind = kind_of(&stat);
+        // The nearest kind that an entry can have; a socket is a pipe.
+        let kind = kind_of(&stat).unwrap_or(EntryKind::Fifo);
         let size = if kind == EntryKind::File { stat.st_size.max(0).cast_unsigned() } else { 0 };
         self.change(Action::Deleted, &Entry { kind, size, ..Entry::default() });
         Ok(())
@@ -1150,10 +1487,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if self.levels.is_empty() && level.changed {
             self.root_time = None;
         }
-        let wanted = (level.differs.any() || level.changed) && !self.options.dry_run;
+        let wanted = (level.differs.any() || level.xattrs.is_some() || level.changed) && !self.options.dry_run;
         if let (Some(home), Some(attributes), true) = (level.home, level.attributes, wanted) {
             let only_time = !level.differs.mode_or_owner;
-            let finish = Finish { home, attributes, only_time, path: self.path.clone() };
+            let finish = Finish { home, attributes, only_time, xattrs: level.xattrs, path: self.path.clone() };
             match self.levels.is_empty() {
                 true => self.root_finish = Some(finish),
                 false => self.group.add_finish(finish),
@@ -1250,8 +1587,9 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 }
             }
         }
-        let Checkout { pool, watch, told, entries, .. } = self;
-        group.show(&mut || tick(told, *watch, *entries, pool.bytes()))?;
+        let Checkout { pool, watch, told, entries, report, .. } = self;
+        let mut missed = |path: &[u8]| report.attributes.add(path);
+        group.show(&mut || tick(told, *watch, *entries, pool.bytes()), &mut missed)?;
         self.report.written_bytes = self.pool.bytes();
         if !changes.is_empty() {
             self.watch.report(&changes)?;
@@ -1284,10 +1622,6 @@ fn holds_spared() -> Error {
     Error::Refused("something in it is excluded or is the backup, and the snapshot has no directory there".into())
 }
 
-fn link_group(entry: &Entry) -> LinkGroup {
-    (entry.link_id, entry.digest, entry.size)
-}
-
 fn made(over: Over) -> Action {
     if over == Over::Nothing { Action::Created } else { Action::Replaced }
 }
@@ -1317,35 +1651,36 @@ fn list(home: Option<&Home>) -> Result<std::iter::Peekable<std::vec::IntoIter<Li
 }
 
 fn found(stat: &Stat, target: Vec<u8>) -> Found {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => FoundKind::File,
-        FileType::Directory => FoundKind::Directory,
-        FileType::Symlink => FoundKind::Symlink,
-        _ => FoundKind::Other,
-    };
     Found {
-        kind,
+        kind: kind_of(stat).map_or(FoundKind::Socket, FoundKind::Known),
         size: stat.st_size.max(0).cast_unsigned(),
-        mtime_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64),
+        mtime_ns: ns(stat.st_mtime, stat.st_mtime_nsec as i64),
+        ctime_ns: ns(stat.st_ctime, stat.st_ctime_nsec as i64),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
+        rdev: stat.st_rdev,
         identity: (stat.st_dev, stat.st_ino),
         shared: stat.st_nlink > 1,
         target,
     }
 }
 
-/// The nearest kind that an entry can have; a socket is a pipe.
-fn kind_of(stat: &Stat) -> EntryKind {
-    match FileType::from_raw_mode(stat.st_mode) {
+fn ns(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// The kind that an entry of it has; `None` for a socket.
+fn kind_of(stat: &Stat) -> Option<EntryKind> {
+    Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => EntryKind::File,
         FileType::Directory => EntryKind::Directory,
         FileType::Symlink => EntryKind::Symlink,
+        FileType::Fifo => EntryKind::Fifo,
         FileType::CharacterDevice => EntryKind::CharDevice,
         FileType::BlockDevice => EntryKind::BlockDevice,
-        FileType::Fifo | FileType::Socket => EntryKind::Fifo,
-        _ => EntryKind::File,
-    }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

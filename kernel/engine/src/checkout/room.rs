@@ -11,7 +11,7 @@ use rustix::fs::statfs;
 
 use super::LinkGroup;
 use super::plan::{Found, FoundKind};
-use crate::page::Entry;
+use crate::page::{Entry, EntryKind};
 use crate::tree::{self, PageSource};
 use crate::{Error, Result};
 
@@ -46,8 +46,8 @@ impl Room {
     ) -> Result<()> {
         if let Some(found) = found {
             match found.kind {
-                FoundKind::Directory => self.is_unknown = true,
-                FoundKind::File if !found.shared => self.growth_bytes -= found.size.cast_signed(),
+                FoundKind::Known(EntryKind::Directory) => self.is_unknown = true,
+                FoundKind::Known(EntryKind::File) if !found.shared => self.growth_bytes -= found.size.cast_signed(),
                 _ => {}
             }
         }
@@ -66,8 +66,8 @@ impl Room {
     /// Something will be removed.
     pub fn removed(&mut self, found: &Found) {
         match found.kind {
-            FoundKind::File if !found.shared => self.growth_bytes -= found.size.cast_signed(),
-            FoundKind::Directory => self.is_unknown = true,
+            FoundKind::Known(EntryKind::File) if !found.shared => self.growth_bytes -= found.size.cast_signed(),
+            FoundKind::Known(EntryKind::Directory) => self.is_unknown = true,
             _ => {}
         }
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::address::Extent;
     use crate::ingest::tests::empty_space;
-    use crate::page::{Content, EntryKind};
+    use crate::page::Content;
 
     fn file(extents: &[(u64, u64)], link_id: u64) -> Entry {
         let extents: Vec<_> = extents.iter().map(|&(address, length)| Extent { address, length }).collect();
@@ -107,8 +107,8 @@ mod tests {
     }
 
     fn found(kind: FoundKind, size: u64, shared: bool) -> Found {
-        let (mtime_ns, mode, uid, gid, identity, target) = (0, 0, 0, 0, (1, 2), Vec::new());
-        Found { kind, size, mtime_ns, mode, uid, gid, identity, shared, target }
+        let (mtime_ns, ctime_ns, mode, uid, gid, rdev) = (0, 0, 0, 0, 0, 0);
+        Found { kind, size, mtime_ns, ctime_ns, mode, uid, gid, rdev, identity: (1, 2), shared, target: Vec::new() }
     }
 
     #[test]
@@ -123,11 +123,17 @@ mod tests {
         assert_eq!(add(&file(&[(1 << 26, 100), (0, 1 << 40), (1 << 27, 50)], 0), None), Some(150));
         assert_eq!(add(&file(&[(1 << 26, 1000)], 7), None), Some(1150));
         assert_eq!(add(&file(&[(1 << 26, 1000)], 7), None), Some(1150));
-        assert_eq!(add(&file(&[(1 << 26, 10)], 0), Some(&found(FoundKind::File, 60, false))), Some(1100));
-        assert_eq!(add(&file(&[(1 << 26, 10)], 0), Some(&found(FoundKind::File, 60, true))), Some(1110));
-        room.removed(&found(FoundKind::File, 2000, false));
+        assert_eq!(
+            add(&file(&[(1 << 26, 10)], 0), Some(&found(FoundKind::Known(EntryKind::File), 60, false))),
+            Some(1100)
+        );
+        assert_eq!(
+            add(&file(&[(1 << 26, 10)], 0), Some(&found(FoundKind::Known(EntryKind::File), 60, true))),
+            Some(1110)
+        );
+        room.removed(&found(FoundKind::Known(EntryKind::File), 2000, false));
         assert_eq!(room.growth_bytes(), Some(-890));
-        room.removed(&found(FoundKind::Directory, 4096, true));
+        room.removed(&found(FoundKind::Known(EntryKind::Directory), 4096, true));
         assert_eq!(room.growth_bytes(), None);
     }
 }

@@ -239,8 +239,10 @@ fn noise(length: usize, mut seed: u64) -> Vec<u8> {
         .collect()
 }
 
-const DELETE: Options = Options { delete: true, dry_run: false, owner: false, care: Care::NONE };
-const PLAIN: Options = Options { delete: false, dry_run: false, owner: false, care: Care::NONE };
+const NOT_WISHED: Owners = Owners { restore: false, numeric: false, user: None, group: None };
+const DELETE: Options = Options { delete: true, dry_run: false, owners: NOT_WISHED, care: Care::NONE };
+const PLAIN: Options = Options { delete: false, dry_run: false, owners: NOT_WISHED, care: Care::NONE };
+const OWNERS: Options = Options { owners: Owners { restore: true, ..NOT_WISHED }, ..PLAIN };
 
 fn sample() -> Node {
     dir([
@@ -366,7 +368,7 @@ fn content_that_changed_behind_equal_size_and_time_is_written_when_the_last_tree
     // Without it, size and time are all there is to go by.
     volume.checkout(&second, target.path(), &PLAIN).unwrap();
     assert_eq!(scan(target.path()), expected(&tree("1.0.1")));
-    let (space, base) = (&volume.space, base.page().unwrap());
+    let (space, base) = (&volume.space, Before { page: base.page().unwrap(), left_ns: 0 });
     let report = checkout_onto(space, &second, &base, target.path(), &PLAIN, &mut Notes::default()).unwrap();
 
     assert_eq!(scan(target.path()), expected(&tree("1.0.2")));
@@ -409,7 +411,8 @@ fn a_dry_run_makes_nothing_and_says_what_a_real_run_does() {
     assert_eq!(scan(&path), before);
     let (real_report, real_changes) = volume.checkout(&second, &path, &DELETE).unwrap();
     assert_eq!(changes, real_changes);
-    assert_eq!(Report { written_bytes: 0, growth_bytes: report.growth_bytes, ..real_report }, report);
+    let unsaid = Report { written_bytes: 0, left_ns: None, growth_bytes: report.growth_bytes, ..real_report };
+    assert_eq!(unsaid, report);
 }
 
 #[test]
@@ -552,22 +555,236 @@ fn links_that_stand_in_the_target_are_replaced_and_never_followed() {
 }
 
 #[test]
-fn pipes_devices_and_extended_attributes_are_counted_and_not_made() {
+fn pipes_devices_and_extended_attributes_come_out_right_and_stay_untouched() {
     let mut volume = Volume::new();
-    let kinds = [(EntryKind::Fifo, "a"), (EntryKind::CharDevice, "b"), (EntryKind::BlockDevice, "c")];
-    let mut entries: Vec<Entry> = kinds
-        .iter()
-        .map(|(kind, name)| Entry { name: name.as_bytes().into(), kind: *kind, ..Entry::default() })
-        .collect();
+    let kinds =
+        [(EntryKind::Fifo, "a", 0), (EntryKind::CharDevice, "b", 259), (EntryKind::BlockDevice, "c", 0x0012_3456)];
+    let special = |(kind, name, rdev): (EntryKind, &str, u64)| Entry {
+        name: name.as_bytes().into(),
+        kind,
+        rdev,
+        mode: 0o666,
+        mtime_ns: 5_000_000_007,
+        ..Entry::default()
+    };
+    let mut entries: Vec<Entry> = kinds.into_iter().map(special).collect();
+    entries[0].mode = 0o4622;
+    let xattrs = vec![(b"user.x".to_vec(), b"y".to_vec())];
     let file = volume.file(b"d", b"content");
-    entries.push(Entry { xattrs: vec![(b"user.x".to_vec(), b"y".to_vec())], ..file });
+    entries.push(Entry { xattrs: xattrs.clone(), mode: 0o444, ..file });
+    let inner = volume.directory(b"e", vec![special((EntryKind::Fifo, "f", 0))]);
+    entries.push(Entry { xattrs: xattrs.clone(), ..inner });
+    volume.commit();
+    let target = tempfile::tempdir_in(".").unwrap();
+    if !has_attributes(target.path()) {
+        return;
+    }
+    let root = Root::Entries(entries);
+
+    let (report, _) = volume.checkout(&root, target.path(), &PLAIN).unwrap();
+
+    let is_root = rustix::process::geteuid().is_root();
+    assert_eq!((report.created, report.devices.count), if is_root { (6, 0) } else { (4, 2) });
+    assert_eq!(report.attributes, Missed::default());
+    let stat = |name: &str| fs::symlink_metadata(target.path().join(name)).unwrap();
+    for (name, mode) in [("a", 0o010_622), ("e/f", 0o010_666)] {
+        let mode = if is_root && name == "a" { mode | 0o4000 } else { mode };
+        assert_eq!((stat(name).mode(), stat(name).mtime_nsec()), (mode, 7), "{name}");
+    }
+    if is_root {
+        assert_eq!((stat("b").mode(), stat("b").rdev()), (0o020_666, 259));
+        assert_eq!((stat("c").mode(), stat("c").rdev()), (0o060_666, 0x0012_3456));
+    }
+    for name in ["d", "e"] {
+        let open = fs::File::open(target.path().join(name)).unwrap();
+        assert_eq!(xattr::read(&Holder::Open(open.as_fd())).unwrap(), xattrs);
+    }
+    assert_eq!(stat("d").mode(), 0o100_444);
+    let (again, changes) = volume.checkout(&root, target.path(), &PLAIN).unwrap();
+    assert_eq!((again.unchanged, changes.len()), (report.created, 0));
+}
+
+fn set_xattr(path: &Path, name: &str, value: &str) {
+    let holder = Holder::beneath(None, path.as_os_str().as_bytes()).unwrap();
+    assert!(xattr::set(&holder, &vec![(name.into(), value.into())]).unwrap());
+}
+
+/// Whether the file system keeps what these tests set.
+fn has_attributes(directory: &Path) -> bool {
+    let holder = Holder::beneath(None, directory.as_os_str().as_bytes()).unwrap();
+    let probe = vec![(b"user.probe".to_vec(), vec![1; 2500])];
+    xattr::set(&holder, &probe).unwrap() && xattr::replace(&holder, &vec![]).unwrap()
+}
+
+fn xattrs_of(path: &Path) -> Xattrs {
+    xattr::read(&Holder::beneath(None, path.as_os_str().as_bytes()).unwrap()).unwrap()
+}
+
+#[test]
+fn attributes_that_differ_are_made_those_of_the_snapshot_and_content_is_left() {
+    let mut volume = Volume::new();
+    let wanted = vec![(b"user.kept".to_vec(), b"1".to_vec()), (b"user.long".to_vec(), vec![9; 2000])];
+    let file = |volume: &mut Volume, name: &[u8]| Entry { xattrs: wanted.clone(), ..volume.file(name, b"content") };
+    let inner = vec![file(&mut volume, b"f"), file(&mut volume, b"g")];
+    let directory = volume.directory(b"d", inner);
+    let root = Entry { xattrs: wanted.clone(), ..directory };
+    let root = volume.directory(b"root", vec![root]);
+    volume.commit();
+    let target = tempfile::tempdir_in(".").unwrap();
+    if !has_attributes(target.path()) {
+        return;
+    }
+    let root = Root::Whole(Entry { xattrs: wanted.clone(), ..root });
+    volume.checkout(&root, target.path(), &PLAIN).unwrap();
+    let names = [".", "d", "d/f"].map(|name| target.path().join(name));
+    for path in &names {
+        set_xattr(path, "user.kept", "other");
+        set_xattr(path, "user.surplus", "x");
+    }
+    let ino = fs::metadata(&names[2]).unwrap().ino();
+
+    let (report, _) = volume.checkout(&root, target.path(), &PLAIN).unwrap();
+
+    assert!(names.iter().all(|path| xattrs_of(path) == wanted));
+    assert_eq!((report.metadata, report.unchanged, report.written_bytes), (2, 1, 0));
+    assert_eq!(fs::metadata(&names[2]).unwrap().ino(), ino);
+}
+
+/// A change of attributes shows in the ctime; what is older than the last pull is as that left it.
+#[test]
+fn attributes_are_not_looked_at_where_the_last_tree_and_the_ctime_vouch_for_them() {
+    let mut volume = Volume::new();
+    let with = |volume: &mut Volume, value: &str| {
+        let xattrs = vec![(b"user.a".to_vec(), value.as_bytes().to_vec())];
+        let file = Entry { xattrs, ..volume.file(b"f", b"content") };
+        let other = volume.file(b"g", b"content");
+        volume.directory(b"root", vec![file, other])
+    };
+    let (first, second) = (with(&mut volume, "1"), with(&mut volume, "2"));
+    volume.commit();
+    let target = tempfile::tempdir_in(".").unwrap();
+    if !has_attributes(target.path()) {
+        return;
+    }
+    let pull = |root: &Entry, base: Option<&Before>| {
+        let root = Root::Whole(root.clone());
+        checkout_from(&*volume.space, &root, base, target.path(), &PLAIN, &mut Notes::default()).unwrap()
+    };
+    let left_ns = pull(&first, None).left_ns.expect("it wrote");
+    let path = target.path().join("f");
+    let before = |entry: &Entry, left_ns| Before { page: entry.page().unwrap(), left_ns };
+
+    // The tree says that they changed.
+    let report = pull(&second, Some(&before(&first, left_ns)));
+    assert_eq!((report.metadata, xattrs_of(&path)[0].1.as_slice()), (1, &b"2"[..]));
+    // Somebody else changed them, and the ctime says so.
+    set_xattr(&path, "user.a", "3");
+    pull(&second, Some(&before(&second, left_ns)));
+    assert_eq!(xattrs_of(&path)[0].1, b"2");
+    // Were the ctime older than the last pull, nobody would look.
+    set_xattr(&path, "user.a", "3");
+    pull(&second, Some(&before(&second, i64::MAX)));
+    assert_eq!(xattrs_of(&path)[0].1, b"3");
+    // A tree that cannot be read vouches for nothing.
+    let lost = PageRef { address: 1 << 40, ..first.page().unwrap() };
+    let lost = PageRef { digest: [9; 32], ..lost };
+    pull(&second, Some(&Before { page: lost, left_ns: i64::MAX }));
+    assert_eq!(xattrs_of(&path)[0].1, b"2");
+}
+
+#[test]
+fn what_a_directory_hands_down_does_not_reach_what_is_pulled_into_it() {
+    let mut volume = Volume::new();
+    let file = volume.file(b"f", b"content");
+    let inner = volume.file(b"g", b"content");
+    let directory = volume.directory(b"d", vec![inner]);
+    volume.commit();
+    let target = tempfile::tempdir_in(".").unwrap();
+    // user::rwx user:1:rwx group::r-x mask::rwx other::r-x, as the kernel has it
+    let acl: Vec<u8> = [(1u16, 7u16, u32::MAX), (2, 7, 1), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]
+        .iter()
+        .flat_map(|(tag, rights, id)| [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat())
+        .collect();
+    let acl = [&2u32.to_le_bytes()[..], &acl].concat();
+    let holder = Holder::beneath(None, target.path().as_os_str().as_bytes()).unwrap();
+    if !xattr::set(&holder, &vec![(b"system.posix_acl_default".to_vec(), acl)]).unwrap() {
+        return; // a file system without lists of access rights
+    }
+
+    volume.checkout(&Root::Entries(vec![file, directory]), target.path(), &PLAIN).unwrap();
+
+    assert!(["f", "d", "d/g"].iter().all(|name| xattrs_of(&target.path().join(name)).is_empty()));
+    assert_eq!(fs::metadata(target.path().join("d/g")).unwrap().mode(), 0o100_644);
+}
+
+#[test]
+fn owners_go_by_name_by_number_or_by_wish() {
+    struct Known;
+    impl Watch for Known {
+        fn progress(&mut self, _progress: &Progress) -> Result<()> {
+            Ok(())
+        }
+        fn report(&mut self, _batch: &[Change]) -> Result<()> {
+            Ok(())
+        }
+        fn owner_number(&mut self, owner: OwnerName<'_>) -> Result<Option<u32>> {
+            Ok(match owner {
+                OwnerName::User(b"ada") => Some(4001),
+                OwnerName::Group(b"staff") => Some(4002),
+                _ => None,
+            })
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut volume = Volume::new();
+    let file = volume.file(b"f", b"content");
+    let known = Entry { uid: 11, gid: 12, user: b"ada".to_vec(), group: b"staff".to_vec(), ..file.clone() };
+    let unknown = Entry { name: b"g".to_vec(), uid: 11, gid: 12, user: b"bob".to_vec(), ..file };
+    volume.commit();
+    let root = Root::Entries(vec![known, unknown]);
+    let restore = Owners { restore: true, ..Owners::default() };
+    for (owners, expected) in [
+        (restore, [(4001, 4002), (11, 12)]),
+        (Owners { numeric: true, ..restore }, [(11, 12), (11, 12)]),
+        (Owners { user: Some(5), ..restore }, [(5, 4002), (5, 12)]),
+        (Owners { group: Some(6), ..restore }, [(4001, 6), (11, 6)]),
+        (NOT_WISHED, [(0, 0), (0, 0)]),
+    ] {
+        let target = tempfile::tempdir().unwrap();
+        let options = Options { owners, ..PLAIN };
+
+        let report = checkout(&volume.space, &root, target.path(), &options, &mut Known).unwrap();
+
+        let owner = |name: &str| {
+            let stat = fs::metadata(target.path().join(name)).unwrap();
+            (stat.uid(), stat.gid())
+        };
+        assert_eq!(([owner("f"), owner("g")], report.owners.count), (expected, 0));
+    }
+}
+
+#[test]
+fn links_and_pipes_with_several_names_are_one() {
+    let mut volume = Volume::new();
+    let of = |name: &str, link_id, entry: &Entry| Entry { name: name.into(), link_id, ..entry.clone() };
+    let pipe = Entry { kind: EntryKind::Fifo, mode: 0o600, ..Entry::default() };
+    let (one, other) = (link(b"", b"x"), link(b"", b"y"));
+    let inner = vec![of("p", 1, &pipe), of("q", 2, &one), of("s", 2, &other)];
+    let directory = volume.directory(b"d", inner);
+    let root = Root::Entries(vec![directory, of("p", 1, &pipe), of("q", 2, &one)]);
     volume.commit();
     let target = tempfile::tempdir().unwrap();
 
-    let (report, _) = volume.checkout(&Root::Entries(entries), target.path(), &PLAIN).unwrap();
+    for _ in 0..2 {
+        volume.checkout(&root, target.path(), &PLAIN).unwrap();
 
-    assert_eq!((report.unsupported, report.created), (4, 1));
-    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 1);
+        let stat = |name: &str| fs::symlink_metadata(target.path().join(name)).unwrap();
+        assert_eq!((stat("p").ino(), stat("p").nlink()), (stat("d/p").ino(), 2));
+        assert_eq!((stat("q").ino(), stat("q").nlink()), (stat("d/q").ino(), 2));
+        assert_eq!(stat("d/s").nlink(), 1, "two targets are two links, whatever the number says");
+    }
 }
 
 #[test]
@@ -705,7 +922,8 @@ fn one_large_file_can_be_stopped_between_two_pieces() {
     let home = Arc::new(Home::target(Dir::open(target.path()).unwrap(), creator()).unwrap());
     let pool = Pool::new(&*volume.space);
     let mut feeder = Feeder::new(&pool);
-    let attributes = Rules { owner: false, uid: 0, gid: 0 }.attributes(&large);
+    let rules = Rules { owners: Owners::default(), root: true, uid: 0, gid: 0, groups: vec![] };
+    let attributes = rules.attributes(&large, (0, 0));
     let job = FileJob { home, name: b"f".to_vec(), file: None, entry: large, attributes, path: b"f".to_vec() };
     let mut calls = 0;
 
@@ -794,14 +1012,14 @@ fn modes_that_the_umask_would_take_away_and_owners_are_set() {
     let root = Root::Entries(vec![file, link, directory]);
 
     for round in 0..2 {
-        let (report, _) = volume.checkout(&root, target.path(), &Options { owner: true, ..PLAIN }).unwrap();
+        let (report, _) = volume.checkout(&root, target.path(), &OWNERS).unwrap();
         assert_eq!(if round == 0 { report.created } else { report.unchanged }, 3);
         let stat = |name: &str| fs::symlink_metadata(target.path().join(name)).unwrap();
         if rustix::process::geteuid().is_root() {
             assert_eq!(stat("f").mode() & 0o7777, 0o6777);
             assert!(["f", "l", "d"].iter().all(|name| (stat(name).uid(), stat(name).gid()) == (4321, 8765)));
         } else {
-            assert_eq!((stat("f").mode() & 0o7777, report.owner_not_set), (0o777, 3));
+            assert_eq!((stat("f").mode() & 0o7777, report.owners.count), (0o777, 3));
         }
         assert_eq!(stat("d").mode() & 0o7777, 0o1777);
     }
@@ -904,12 +1122,12 @@ fn a_file_that_is_not_the_one_that_was_looked_at_is_not_touched() {
     let name = Name::new(b"f").unwrap();
     let identity = (stat.dev(), stat.ino());
 
-    assert_eq!(act::touch_file(&dir, name, (stat.dev(), stat.ino() + 1), 0o600, None), Err(Errno::STALE));
+    assert_eq!(act::touch_file(&dir, name, (stat.dev(), stat.ino() + 1), 0o600, None, None), Err(Errno::STALE));
     fs::hard_link(target.path().join("f"), target.path().join("g")).unwrap();
-    assert_eq!(act::touch_file(&dir, name, identity, 0o600, None), Err(Errno::STALE));
+    assert_eq!(act::touch_file(&dir, name, identity, 0o600, None, None), Err(Errno::STALE));
     fs::remove_file(target.path().join("g")).unwrap();
     assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode(), stat.mode());
-    act::touch_file(&dir, name, identity, 0o600, None).unwrap();
+    act::touch_file(&dir, name, identity, 0o600, None, None).unwrap();
     assert_eq!(fs::metadata(target.path().join("f")).unwrap().mode() & 0o7777, 0o600);
 }
 
@@ -959,7 +1177,7 @@ fn bytes_that_were_not_verified_are_not_made_a_program_of_roots() {
     let file = fs::File::open(target.path().join("f")).unwrap();
     rustix::fs::futimens(&file, &crate::beneath::times(program.mtime_ns)).unwrap();
 
-    volume.checkout(&Root::Entries(vec![program]), target.path(), &Options { owner: true, ..PLAIN }).unwrap();
+    volume.checkout(&Root::Entries(vec![program]), target.path(), &OWNERS).unwrap();
 
     if rustix::process::geteuid().is_root() {
         assert_eq!(fs::read(target.path().join("f")).unwrap(), b"ours");

@@ -4,13 +4,14 @@
 //! and under which name, and when the pool is idle every job given to it is done or the first failure known.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{self, Gid, Mode, Uid};
 
+use super::Missed;
 use super::act::{Home, NOBODY};
 use super::plan::Attributes;
 use crate::beneath::{Name, times};
@@ -18,6 +19,7 @@ use crate::fault::{self, Step};
 use crate::gather::{self, PIECE_BYTES, Piece, Pieces, Source};
 use crate::map::watch;
 use crate::page::Entry;
+use crate::xattr::{self, Holder};
 use crate::{Error, Result};
 
 /// Jobs that travel together: at 20 us a small file, the lock is taken every half millisecond.
@@ -66,6 +68,8 @@ pub struct Pool<'s, S> {
     state: Mutex<State>,
     changed: Condvar,
     bytes: AtomicU64,
+    /// Files that did not get all their extended attributes.
+    missed: Mutex<Missed>,
 }
 
 #[derive(Default)]
@@ -108,7 +112,14 @@ impl<'s, S: Source> Pool<'s, S> {
     pub fn new(source: &'s S) -> Self {
         // Until it is known that less is taken: all.
         let mask = AtomicU32::new(0o777);
-        Pool { source, mask, state: Mutex::default(), changed: Condvar::new(), bytes: AtomicU64::new(0) }
+        Pool {
+            source,
+            mask,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            bytes: AtomicU64::new(0),
+            missed: Mutex::default(),
+        }
     }
 
     /// What creation takes from a mode.
@@ -119,6 +130,11 @@ impl<'s, S: Source> Pool<'s, S> {
     /// Bytes of content written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Files that did not get all their extended attributes, so far.
+    pub fn missed(&self) -> Missed {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does jobs until the pool is closed: the body of a thread.
@@ -178,7 +194,7 @@ impl<'s, S: Source> Pool<'s, S> {
         let file = match &job.file {
             Some(file) => file,
             None => {
-                made = create(&job.home, &job.name, job.attributes.mode)?;
+                made = create(&job.home, &job.name, &job.entry, &job.attributes)?;
                 &made
             }
         };
@@ -202,23 +218,30 @@ impl<'s, S: Source> Pool<'s, S> {
     }
 
     fn finish(&self, file: &OwnedFd, job: &FileJob, end: u64) -> Result<()> {
-        let Attributes { mode, owner, mtime_ns } = job.attributes;
+        let Attributes { mode, uid, gid, mtime_ns, .. } = job.attributes;
         // A hole at the end is length without bytes.
         if end < job.entry.size {
             fault::before(Step::Resize).map_err(|e| Error::io("set the length of", "", e))?;
             fs::ftruncate(file, job.entry.size).map_err(|e| Error::io("set the length of", "", e))?;
         }
-        let chowned = match owner.filter(|owner| *owner != job.home.creator) {
-            Some((uid, gid)) => {
-                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-                fs::fchown(file, Some(uid), Some(gid)).map_err(|e| Error::io("set the owner of", "", e))?;
-                true
+        let chowned = job.attributes.gives_away(job.home.creator);
+        if chowned {
+            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            fs::fchown(file, uid, gid).map_err(|e| Error::io("set the owner of", "", e))?;
+        }
+        // On other mounts nobody knows what creation gave or took.
+        let elsewhere = job.home.creator == NOBODY;
+        // After the owner, because a change of owner takes capabilities and set-id bits away.
+        if elsewhere || !job.entry.xattrs.is_empty() {
+            let set = if elsewhere { xattr::replace } else { xattr::set };
+            let all = set(&Holder::Open(file.as_fd()), &job.entry.xattrs);
+            if !all.map_err(|e| Error::io("set the attributes of", "", e))? {
+                self.missed.lock().unwrap_or_else(PoisonError::into_inner).add(&job.path);
             }
-            None => false,
-        };
-        // After the owner, because a change of owner takes set-id bits away. Not needed where creation set it all, and
-        // on other mounts nobody knows what it took.
-        if chowned || job.home.creator == NOBODY || mode & (self.mask.load(Ordering::Acquire) | 0o7000) != 0 {
+        }
+        // Last, because a list of access rights changes the mode. Not needed where creation set it all.
+        let plain = !chowned && !elsewhere && job.entry.xattrs.is_empty();
+        if !plain || mode & (self.mask.load(Ordering::Acquire) | 0o7000) != 0 {
             fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| Error::io("set the mode of", "", e))?;
         }
         fs::futimens(file, &times(mtime_ns)).map_err(|e| Error::io("set the time of", "", e))
@@ -243,7 +266,7 @@ impl<'p, 's, S: Source> Feeder<'p, 's, S> {
         let named = |path: &[u8], error| at(path, error);
         let file = match job.file.take() {
             Some(file) => file,
-            None => create(&job.home, &job.name, job.attributes.mode).map_err(|e| named(&job.path, e))?,
+            None => create(&job.home, &job.name, &job.entry, &job.attributes).map_err(|e| named(&job.path, e))?,
         };
         let large = Arc::new(Large { job, file, left: AtomicUsize::new(1), end: AtomicU64::new(0) });
         for piece in Pieces::of(self.pool.source, &large.job.entry) {
@@ -311,9 +334,11 @@ impl<'p, 's, S: Source> Feeder<'p, 's, S> {
     }
 }
 
-/// A new file for content. It has its final mode from the start: only who made it can reach it.
-pub fn create(home: &Home, name: &[u8], mode: u32) -> Result<OwnedFd> {
-    home.dir.create(Name::new(name)?, mode & 0o777).map_err(|e| Error::io("create", "", e))
+/// A new file for content. It has its final mode from the start, so that only who made it can reach it; one that gets
+/// attributes is its owner's to write until it has them.
+pub fn create(home: &Home, name: &[u8], entry: &Entry, attributes: &Attributes) -> Result<OwnedFd> {
+    let mode = if entry.xattrs.is_empty() { attributes.mode & 0o777 } else { 0o600 };
+    home.dir.create(Name::new(name)?, mode).map_err(|e| Error::io("create", "", e))
 }
 
 /// The error with the path of the file that it is about.

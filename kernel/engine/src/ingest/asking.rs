@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::ingest::Message;
-use crate::ingest::read::{Outcome, Window};
+use crate::ingest::read::{Group, Outcome, Window};
 use crate::ingest::store::Store;
 use crate::keys::{Digest, tag};
 use crate::scan::Chunk;
@@ -157,7 +157,7 @@ impl Asked for Message {
 
     fn bytes(&self) -> usize {
         match self {
-            Message::Batch(_, groups) => groups.iter().map(|group| group.bytes.len()).sum(),
+            Message::Batch(_, groups) => groups.iter().map(Group::held_bytes).sum(),
             Message::Window(window) => window.bytes(),
             Message::End(_) => 0,
         }

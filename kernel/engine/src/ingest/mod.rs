@@ -21,7 +21,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 pub(crate) use clean::Clean;
-pub use report::{Host, Ingested, LeaseHandle, Options, Origin, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source};
+pub use report::{
+    Host, Ingested, LeaseHandle, Options, Origin, Owner, PROBLEMS_MAX, Problem, ProblemKind, Progress, Source,
+};
 
 use rustix::process::{getegid, geteuid};
 
@@ -123,10 +125,10 @@ pub fn ingest_stream(
             false => asking.next(&mut store)?,
         };
         match due {
-            Some(Window { bytes, chunks }) => {
-                store.place(&mut content, &bytes, &chunks)?;
-                counts.logical_bytes += bytes.len() as u64;
-                reader.give_back(bytes);
+            Some(window) => {
+                store.place_window(&mut content, &window)?;
+                counts.logical_bytes += window.length();
+                reader.give_back(window.bytes);
             }
             None if !arrives => break,
             None => match receiver.recv_timeout(PROGRESS_INTERVAL) {
@@ -147,7 +149,8 @@ pub fn ingest_stream(
     counts.files = 1;
     let (size, digest, content) = store.end_file(content)?;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    let (user, group) = (Owners::users().name(uid), Owners::groups().name(gid));
+    let mut owners = Owners::default();
+    let (user, group) = (owners.name(Owner::User(uid), &mut store)?, owners.name(Owner::Group(gid), &mut store)?);
     let owned = Entry { uid, gid, user, group, mtime_ns, ..Entry::default() };
     let file = Entry { name: name.to_vec(), mode: mode & 0o7777, size, digest, content, ..owned.clone() };
     let mut builder = DirectoryBuilder::new(space.keys(), OldPages::none());

@@ -12,8 +12,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, fadvise, openat};
-use rustix::io::{Errno, read, retry_on_intr};
+use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, SeekFrom, fadvise, openat, seek};
+use rustix::io::{Errno, pread, read, retry_on_intr};
 
 use crate::chunker::Profile;
 use crate::ingest::ProblemKind;
@@ -21,6 +21,7 @@ use crate::keys::Keys;
 use crate::scan::{Chunk, scan, scan_wide};
 use crate::stat_cache::Stat;
 use crate::walk::{Batch, SMALL_FILE_BYTES, Work, problem_kind, stat_fd};
+use crate::xattr::{self, Holder, Xattrs};
 
 /// A file that changed while it was read is read so often before that is reported.
 const ATTEMPTS: u32 = 3;
@@ -33,6 +34,11 @@ const GROUP_FILES: usize = 32;
 const GROUP_BYTES: u64 = 512 << 10;
 /// A window shorter than this is scanned by one core.
 const WIDE_BYTES_MIN: usize = 1 << 20;
+/// Stretches of a sparse file up to this length travel several in a window, longer ones by themselves.
+const JOINED_BYTES_MAX: u64 = WINDOW_BYTES as u64;
+/// Extended attributes of a group's files. A file with more than is left is read by whoever settles it: all groups of
+/// three batches are in memory.
+const GROUP_ATTRIBUTE_BYTES: usize = 128 << 10;
 /// Buffers kept for use again.
 const POOL_BUFFERS: usize = 32;
 /// A buffer larger than this is not kept: one big window must not stay for ever.
@@ -47,6 +53,14 @@ pub struct Group {
     pub chunks: Vec<Chunk>,
     /// What became of each.
     pub files: Vec<Outcome>,
+    attribute_bytes: usize,
+}
+
+impl Group {
+    /// What it holds in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len() + self.attribute_bytes
+    }
 }
 
 /// What became of a file.
@@ -62,8 +76,10 @@ pub enum Outcome {
         stat: Stat,
         /// Whether that was its stat before the reading too.
         consistent: bool,
+        /// Its extended attributes, or why they could not be read.
+        xattrs: rustix::io::Result<Xattrs>,
     },
-    /// It is not small any more: whoever settles it reads it in windows.
+    /// It is not small any more, or has holes, or many attributes: whoever settles it reads it in windows.
     Grown,
     /// It could not be read.
     Failed {
@@ -81,11 +97,30 @@ impl Outcome {
 }
 
 /// A stretch of a large file that consists of whole chunks.
+#[derive(Default)]
 pub struct Window {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Its chunks; ends count from the window's first byte.
     pub chunks: Vec<Chunk>,
+    /// Where in the bytes holes lie, ascending.
+    pub holes: Vec<Hole>,
+}
+
+/// A hole in a file: it lies before `bytes[at]` of its window, and at the end of a chunk if there is one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Bytes of the window before it.
+    pub at: usize,
+    /// How long it is.
+    pub length: u64,
+}
+
+impl Window {
+    /// How much of the file it is.
+    pub fn length(&self) -> u64 {
+        self.bytes.len() as u64 + self.holes.iter().map(|hole| hole.length).sum::<u64>()
+    }
 }
 
 /// How the reading of a large file ended.
@@ -96,6 +131,8 @@ pub enum End {
         stat: Stat,
         /// Whether that was its stat before the reading too.
         consistent: bool,
+        /// Its extended attributes, or why they could not be read.
+        xattrs: rustix::io::Result<Xattrs>,
     },
     /// It changed: what was sent counts for nothing, and it follows again.
     Again,
@@ -174,27 +211,32 @@ impl Reader {
         let first = group.bytes.len();
         let mut before = work.stat;
         let mut attempt = 1;
-        let (stat, consistent) = loop {
+        let (stat, consistent, xattrs) = loop {
             group.bytes.truncate(first);
             let opened = open(batch.c_str(work.at), work).and_then(|fd| {
                 if attempt > 1 {
                     before = stat_fd(fd.as_fd())?;
                 }
+                if before.may_have_holes() && has_holes(fd.as_fd(), before.size)? {
+                    return Ok((stat_fd(fd.as_fd())?, false, Ok(Xattrs::new())));
+                }
                 let ended = read_whole(fd.as_fd(), before.size, &mut group.bytes)?;
-                Ok((stat_fd(fd.as_fd())?, ended))
+                let xattrs = xattr::read(&Holder::Open(fd.as_fd()));
+                let few = xattrs.as_ref().map_or(0, xattr::bytes) <= GROUP_ATTRIBUTE_BYTES - group.attribute_bytes;
+                Ok((stat_fd(fd.as_fd())?, ended && few, xattrs))
             });
             let read = (group.bytes.len() - first) as u64;
             match opened {
-                Ok((after, _)) if !is_file(&after) => {
+                Ok((after, ..)) if !is_file(&after) => {
                     group.bytes.truncate(first);
                     return Outcome::failed(Errno::NOENT);
                 }
-                Ok((_, false)) => {
+                Ok((_, false, _)) => {
                     group.bytes.truncate(first);
                     return Outcome::Grown;
                 }
-                Ok((after, _)) if is_whole(&before, &after, read) => break (after, true),
-                Ok((after, _)) if attempt == ATTEMPTS => break (after, false),
+                Ok((after, _, xattrs)) if is_whole(&before, &after, read) => break (after, true, xattrs),
+                Ok((after, _, xattrs)) if attempt == ATTEMPTS => break (after, false, xattrs),
                 Ok(_) => attempt += 1,
                 Err(errno) => {
                     group.bytes.truncate(first);
@@ -205,7 +247,8 @@ impl Reader {
         let first_chunk = group.chunks.len();
         scan(&group.bytes[first..], &self.profile, &self.digest_key, true, &mut group.chunks);
         let (bytes, chunks) = (first..group.bytes.len(), first_chunk..group.chunks.len());
-        Outcome::Read { bytes, chunks, stat, consistent }
+        group.attribute_bytes += xattrs.as_ref().map_or(0, xattr::bytes);
+        Outcome::Read { bytes, chunks, stat, consistent, xattrs }
     }
 
     /// Reads a large file and hands its windows to `take`, which answers whether to go on. `None`: it did not.
@@ -235,20 +278,84 @@ impl Reader {
         let limit = if before.size == 0 { u64::MAX } else { before.size.saturating_add(1) };
         let mut read = 0;
         let mut count = |window: Window| {
-            read += window.bytes.len() as u64;
+            read += window.length();
             take(window)
         };
-        match self.read_windows(fd.as_fd(), limit, &mut count) {
+        let done = match before.may_have_holes() {
+            true => self.read_sparse(fd.as_fd(), before.size, &mut count),
+            false => self.read_windows(fd.as_fd(), limit, &mut count),
+        };
+        match done {
             Ok(true) => {}
             Ok(false) => return None,
             Err(errno) => return failed(errno),
         }
+        let xattrs = xattr::read(&Holder::Open(fd.as_fd()));
         match stat_fd(fd.as_fd()) {
-            Ok(after) if is_whole(&before, &after, read) => Some(End::Read { stat: after, consistent: true }),
-            Ok(after) if last_attempt => Some(End::Read { stat: after, consistent: false }),
+            Ok(after) if is_whole(&before, &after, read) => Some(End::Read { stat: after, consistent: true, xattrs }),
+            Ok(after) if last_attempt => Some(End::Read { stat: after, consistent: false, xattrs }),
             Ok(_) => Some(End::Again),
             Err(errno) => failed(errno),
         }
+    }
+
+    /// Reads what `fd` has of `size` bytes and passes over its holes. `false`: `take` did not go on.
+    ///
+    /// A file that changes meanwhile gives a mixture of both, as any reading does; its stat tells afterwards.
+    fn read_sparse(
+        &self,
+        fd: BorrowedFd<'_>,
+        size: u64,
+        take: &mut dyn FnMut(Window) -> bool,
+    ) -> rustix::io::Result<bool> {
+        let mut window = Window { bytes: self.buffer(), ..Window::default() };
+        let mut offset = 0;
+        while offset < size {
+            let data = next_data(fd, offset, size)?;
+            if data > offset {
+                window.holes.push(Hole { at: window.bytes.len(), length: data - offset });
+            }
+            if data == size {
+                break;
+            }
+            let end = seek(fd, SeekFrom::Hole(data))?.min(size);
+            let joins = end - data <= JOINED_BYTES_MAX;
+            if !joins || window.bytes.len() as u64 + (end - data) > JOINED_BYTES_MAX {
+                let next = Window { bytes: self.buffer(), ..Window::default() };
+                if !take(std::mem::replace(&mut window, next)) {
+                    return Ok(false);
+                }
+            }
+            if joins {
+                self.join(fd, data..end, &mut window)?;
+            } else {
+                seek(fd, SeekFrom::Start(data))?;
+                if !self.read_windows(fd, end - data, take)? {
+                    return Ok(false);
+                }
+            }
+            offset = end;
+        }
+        let is_empty = window.bytes.is_empty() && window.holes.is_empty();
+        Ok(is_empty || take(window))
+    }
+
+    /// Reads a stretch between two holes into a window that may have others.
+    fn join(&self, fd: BorrowedFd<'_>, stretch: Range<u64>, window: &mut Window) -> rustix::io::Result<()> {
+        let start = window.bytes.len();
+        let mut end = start;
+        window.bytes.resize(start + (stretch.end - stretch.start) as usize, 0);
+        while end < window.bytes.len() {
+            let at = stretch.start + (end - start) as u64;
+            match retry_on_intr(|| pread(fd, &mut window.bytes[end..], at))? {
+                0 => break, // it became shorter
+                got => end += got,
+            }
+        }
+        window.bytes.truncate(end);
+        let chunks = self.scan_window(&window.bytes[start..], true);
+        window.chunks.extend(chunks.iter().map(|chunk| Chunk { end: chunk.end + start as u32, ..*chunk }));
+        Ok(())
     }
 
     /// Reads from `fd` to its end, or up to `limit` bytes, and hands windows to `take`. `false`: it did not go on.
@@ -277,7 +384,7 @@ impl Reader {
             let mut next = self.buffer();
             next.extend_from_slice(&bytes[whole..]);
             bytes.truncate(whole);
-            if !take(Window { bytes: std::mem::replace(&mut bytes, next), chunks }) {
+            if !take(Window { bytes: std::mem::replace(&mut bytes, next), chunks, holes: Vec::new() }) {
                 return Ok(false);
             }
         }
@@ -325,6 +432,27 @@ fn open(at: &CStr, work: &Work) -> rustix::io::Result<OwnedFd> {
     // NONBLOCK: what was a file when it was listed may be a fifo by now, and opening that would wait for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(directory, at, flags, Mode::empty())
+}
+
+/// Where data begins at or after `offset`, or `size` if none does.
+fn next_data(fd: BorrowedFd<'_>, offset: u64, size: u64) -> rustix::io::Result<u64> {
+    match seek(fd, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(data.min(size)),
+        Err(Errno::NXIO) => Ok(size),
+        // A file system that cannot tell has no holes to tell of.
+        Err(Errno::INVAL) => Ok(offset),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Whether a file of `size` bytes has a hole, and back to its beginning.
+fn has_holes(fd: BorrowedFd<'_>, size: u64) -> rustix::io::Result<bool> {
+    let hole = match seek(fd, SeekFrom::Hole(0)) {
+        Err(Errno::INVAL | Errno::NXIO) => size,
+        answer => answer?,
+    };
+    seek(fd, SeekFrom::Start(0))?;
+    Ok(hole < size)
 }
 
 /// Whether it still is what the walk found; a name can be given to anything else meanwhile.

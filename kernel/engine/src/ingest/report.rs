@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::address::{Address, Extent};
 use crate::checkout::Change;
+pub use crate::ingest::owners::Owner;
 use crate::keys::Digest;
 use crate::lease::Lease;
 use crate::page::{PageRef, decode_root};
@@ -61,6 +62,11 @@ pub trait Host {
     /// Called at least every 100 ms or so. An error stops the work, which then returns it.
     fn progress(&mut self, progress: &Progress) -> Result<()>;
 
+    /// What this machine calls a user or a group; empty if it has no name. Asked once for each.
+    fn owner_name(&mut self, _owner: Owner) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     /// The other machine that can be asked for chunks, if `space` is a replica. Always the same answer.
     fn origin(&mut self) -> Option<&mut dyn Origin> {
         None
@@ -85,7 +91,7 @@ pub trait Origin {
 /// How far it is. Every count only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Files settled, unchanged ones included.
+    /// Files settled, unchanged ones, fifos and devices included.
     pub files: u64,
     /// Directories entered.
     pub directories: u64,
@@ -124,8 +130,10 @@ pub enum ProblemKind {
     Unreadable,
     /// It was asked for by name and is not there.
     Missing,
-    /// A socket, fifo or device, or the volume itself. It is not in the snapshot.
+    /// A socket, or the volume itself. It is not in the snapshot.
     Unsupported,
+    /// Its extended attributes could not be read, or are more than an entry can have. It is stored without any.
+    Attributes,
 }
 
 /// One path that is not in the snapshot as it was on disk.

@@ -9,8 +9,10 @@ use std::iter::Peekable;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
+
 use crate::error::{Error, Result};
-use crate::ingest::owners::Owners;
+use crate::ingest::owners::{Owner, Owners};
 use crate::ingest::read::{End, Group, Outcome, Reader, Window, attempts};
 use crate::ingest::store::{FileContent, Store};
 use crate::ingest::{Clean, PROBLEMS_MAX, Problem, ProblemKind, Progress};
@@ -18,8 +20,12 @@ use crate::keys::Digest;
 use crate::page::{Content, Entry, EntryKind, PageRef};
 use crate::space::Space;
 use crate::stat_cache::{BlockRef, Directory, OpenDirectory, Record, Row, Stat, StatCache, Writer};
-use crate::tree::{DirectoryBuilder, Entries, OldPages};
-use crate::walk::{Batch, Event, LINK_GROUPS_MAX, Text, Work};
+use crate::tree::{self, DirectoryBuilder, Entries, OldPages};
+use crate::walk::{Attributes, Batch, Event, LINK_GROUPS_MAX, Text, Work};
+use crate::xattr::{self, Xattrs};
+
+/// A file with more extended attributes than this is read again under its other names: so many wait for them.
+const LINKED_ATTRIBUTE_BYTES_MAX: usize = 1 << 10;
 
 /// What is known of the sources from before.
 #[derive(Clone, Copy)]
@@ -50,8 +56,7 @@ pub struct Settle<'a, 's, 'h> {
     frames: Vec<Frame<'a>>,
     /// Path of the current directory, a slash after every name.
     path: Vec<u8>,
-    users: Owners,
-    groups: Owners,
+    owners: Owners,
     links: HashMap<(u64, u64), Linked>,
     large: Option<Large>,
     root: Option<Entry>,
@@ -65,6 +70,8 @@ struct Frame<'a> {
     name: Vec<u8>,
     path_length: usize,
     stat: Stat,
+    /// Its extended attributes; `None`: as before.
+    xattrs: Option<Xattrs>,
     old: Option<BlockRef>,
     /// Its pages in the old tree, for one that has nothing cached.
     old_page: Option<PageRef>,
@@ -93,6 +100,7 @@ struct Linked {
     digest: Digest,
     content: Content,
     consistent: bool,
+    xattrs: Xattrs,
     left: u32,
 }
 
@@ -116,6 +124,8 @@ struct Found {
     digest: Digest,
     content: Content,
     consistent: bool,
+    /// Its extended attributes, or why they could not be read.
+    xattrs: rustix::io::Result<Xattrs>,
 }
 
 impl<'a, 's, 'h> Settle<'a, 's, 'h> {
@@ -139,8 +149,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             writer: None,
             frames: Vec::new(),
             path: Vec::new(),
-            users: Owners::users(),
-            groups: Owners::groups(),
+            owners: Owners::default(),
             links: HashMap::new(),
             large: None,
             root: None,
@@ -188,7 +197,9 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         let mut read = groups.iter().flat_map(|group| group.files.iter().map(move |file| (group, file)));
         for event in &batch.events {
             match *event {
-                Event::Enter { name, stat, old, same } => self.enter(batch.bytes(name), stat, old, same)?,
+                Event::Enter { name, stat, old, same, attributes } => {
+                    self.enter(batch, name, stat, old, same, attributes)?;
+                }
                 Event::Leave => self.leave()?,
                 Event::File { index } => {
                     let Some((group, outcome)) = read.next() else {
@@ -201,8 +212,14 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                 }
                 Event::Linked { index } => self.linked(batch, &batch.linked[index as usize])?,
                 Event::Relinked { name, link_id } => self.relinked(batch.bytes(name), link_id)?,
-                Event::Symlink { name, stat, target, link_id } => {
-                    self.symlink(batch, name, stat, target, link_id)?;
+                Event::Symlink { name, stat, target, link_id, attributes } => {
+                    self.counts.symlinks += 1;
+                    let entry = Entry { target: batch.bytes(target).to_vec(), link_id, ..Entry::default() };
+                    self.other(batch, name, stat, attributes, entry)?;
+                }
+                Event::Special { name, stat, link_id, attributes } => {
+                    self.counts.files += 1;
+                    self.other(batch, name, stat, attributes, Entry { link_id, ..Entry::default() })?;
                 }
                 Event::Gone { name } => {
                     self.arrive(batch.bytes(name))?;
@@ -255,8 +272,8 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         let Some(mut large) = self.large.take() else {
             return Err(Error::Invalid("a window without a file".into()));
         };
-        self.store.place(&mut large.content, &window.bytes, &window.chunks)?;
-        large.seen += window.bytes.len() as u64;
+        self.store.place_window(&mut large.content, window)?;
+        large.seen += window.length();
         self.counts.logical_bytes += large.seen.saturating_sub(large.counted);
         large.counted = large.counted.max(large.seen);
         self.large = Some(large);
@@ -268,16 +285,17 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         let Some(mut large) = self.large.take() else {
             return Err(Error::Invalid("the end of a file that did not begin".into()));
         };
-        match *end {
+        match end {
             End::Again => {
                 (large.content, large.seen) = (self.store.begin_file(), 0);
                 self.large = Some(large);
                 Ok(())
             }
-            End::Failed { kind, errno } => self.absent(&large.name, kind, errno),
-            End::Read { stat, consistent } => {
+            End::Failed { kind, errno } => self.absent(&large.name, *kind, *errno),
+            End::Read { stat, consistent, xattrs } => {
                 let (size, digest, content) = self.store.end_file(large.content)?;
-                let found = Found { stat, link_id: large.link_id, size, digest, content, consistent };
+                let (stat, consistent, xattrs) = (*stat, *consistent, xattrs.clone());
+                let found = Found { stat, link_id: large.link_id, size, digest, content, consistent, xattrs };
                 self.file(&large.name, &large.seen_as, found)
             }
         }
@@ -288,13 +306,13 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         match outcome {
             Outcome::Failed { kind, errno } => self.absent(name, *kind, *errno),
             Outcome::Grown => self.read_now(batch, work),
-            Outcome::Read { bytes, chunks, stat, consistent } => {
+            Outcome::Read { bytes, chunks, stat, consistent, xattrs } => {
                 let mut content = self.store.begin_file();
                 self.store.place(&mut content, &group.bytes[bytes.clone()], &group.chunks[chunks.clone()])?;
                 let (size, digest, content) = self.store.end_file(content)?;
                 self.counts.logical_bytes += size;
-                let (stat, consistent) = (*stat, *consistent);
-                let found = Found { stat, link_id: work.link_id, size, digest, content, consistent };
+                let (stat, consistent, xattrs) = (*stat, *consistent, xattrs.clone());
+                let found = Found { stat, link_id: work.link_id, size, digest, content, consistent, xattrs };
                 self.file(name, &work.stat, found)
             }
         }
@@ -312,10 +330,22 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             // took them for one would show one content under both.
             found.link_id = 0;
         }
-        if found.link_id != 0 && found.stat.nlink > 1 && self.links.len() < LINK_GROUPS_MAX {
-            let Found { stat, link_id, size, digest, ref content, consistent } = found;
-            let left = stat.nlink - 1;
-            let linked = Linked { link_id, stat, size, digest, content: content.clone(), consistent, left };
+        if let Found { stat, link_id, size, digest, content, consistent, xattrs: Ok(xattrs) } = &found
+            && *link_id != 0
+            && stat.nlink > 1
+            && self.links.len() < LINK_GROUPS_MAX
+            && xattr::bytes(xattrs) <= LINKED_ATTRIBUTE_BYTES_MAX
+        {
+            let linked = Linked {
+                link_id: *link_id,
+                stat: *stat,
+                size: *size,
+                digest: *digest,
+                content: content.clone(),
+                consistent: *consistent,
+                xattrs: xattrs.clone(),
+                left: stat.nlink - 1,
+            };
             self.links.entry(id).or_insert(linked);
         }
         self.push_file(name, found)
@@ -328,19 +358,20 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         // One that changed while it was read is one problem, not as many as it has names.
         let is_it = |linked: &&mut Linked| linked.link_id == link_id && (linked.stat.same(&stat) || !linked.consistent);
         let Some(linked) = self.links.get_mut(&id).filter(is_it) else { return self.read_now(batch, work) };
-        let (size, digest, consistent) = (linked.size, linked.digest, linked.consistent);
+        let (size, digest, consistent, xattrs) = (linked.size, linked.digest, linked.consistent, linked.xattrs.clone());
         linked.left = linked.left.saturating_sub(1);
         let content = if linked.left == 0 { std::mem::take(&mut linked.content) } else { linked.content.clone() };
         if linked.left == 0 {
             self.links.remove(&id);
         }
         // Its bytes were counted with the first name.
-        self.push_file(name, Found { stat, link_id, size, digest, content, consistent })
+        self.push_file(name, Found { stat, link_id, size, digest, content, consistent, xattrs: Ok(xattrs) })
     }
 
     fn push_file(&mut self, name: &[u8], found: Found) -> Result<()> {
         self.counts.files += 1;
-        let trusted = found.consistent && self.clean.is_clean(&found.stat);
+        let (xattrs, all) = self.attributes(name, found.xattrs);
+        let trusted = found.consistent && all && self.clean.is_clean(&found.stat);
         let row = Row { child: None, stat: found.stat, link_id: found.link_id, trusted };
         let mut stat = found.stat;
         if !found.consistent {
@@ -352,7 +383,8 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             link_id: found.link_id,
             digest: found.digest,
             content: found.content,
-            ..self.entry(name, EntryKind::File, &stat)
+            xattrs,
+            ..self.entry(name, EntryKind::File, &stat)?
         };
         self.arrive(name)?;
         self.push(entry, &stat, Some(row))
@@ -365,13 +397,33 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         self.push(Entry { link_id, ..entry }, &row.stat, Some(Row { link_id, ..row }))
     }
 
-    fn symlink(&mut self, batch: &Batch, name: Text, stat: Stat, target: Text, link_id: u64) -> Result<()> {
-        self.counts.symlinks += 1;
-        let (name, target) = (batch.bytes(name), batch.bytes(target).to_vec());
-        let entry = Entry { target, link_id, ..self.entry(name, EntryKind::Symlink, &stat) };
-        let row = Row { child: None, stat, link_id, trusted: self.clean.is_clean(&stat) };
+    /// What is neither file nor directory: `special` says what its kind has of its own.
+    fn other(&mut self, batch: &Batch, name: Text, stat: Stat, attributes: Attributes, special: Entry) -> Result<()> {
+        let name = batch.bytes(name);
+        let (xattrs, all) = self.attributes(name, batch.attributes(attributes).unwrap_or(Ok(Xattrs::new())));
+        let kind = match FileType::from_raw_mode(stat.mode.into()) {
+            FileType::Symlink => EntryKind::Symlink,
+            FileType::CharacterDevice => EntryKind::CharDevice,
+            FileType::BlockDevice => EntryKind::BlockDevice,
+            _ => EntryKind::Fifo,
+        };
+        let rdev = if kind.is_device() { stat.rdev } else { 0 };
+        let Entry { target, link_id, .. } = special;
+        let entry = Entry { target, link_id, rdev, xattrs, ..self.entry(name, kind, &stat)? };
+        let row = Row { child: None, stat, link_id, trusted: all && self.clean.is_clean(&stat) };
         self.arrive(name)?;
         self.push(entry, &stat, Some(row))
+    }
+
+    /// The extended attributes of a name, and whether these are all.
+    fn attributes(&mut self, name: &[u8], found: rustix::io::Result<Xattrs>) -> (Xattrs, bool) {
+        match found {
+            Ok(xattrs) => (xattrs, true),
+            Err(errno) => {
+                self.problem(name, ProblemKind::Attributes, errno.raw_os_error());
+                (Xattrs::new(), false)
+            }
+        }
     }
 
     /// A name that is not stored.
@@ -396,8 +448,27 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         }
     }
 
-    fn enter(&mut self, name: &[u8], stat: Stat, old: Option<BlockRef>, same: bool) -> Result<()> {
+    fn enter(
+        &mut self,
+        batch: &Batch,
+        name: Text,
+        stat: Stat,
+        old: Option<BlockRef>,
+        same: bool,
+        attributes: Attributes,
+    ) -> Result<()> {
         self.counts.directories += 1;
+        let name = batch.bytes(name);
+        let (mut xattrs, mut all) = (None, true);
+        if let Some(found) = batch.attributes(attributes) {
+            let (found, whole) = self.attributes(name, found);
+            (xattrs, all) = (Some(found), whole);
+        }
+        // A change within its timestamp: the stat does not tell.
+        let same = match &xattrs {
+            Some(xattrs) if same && !self.frames.is_empty() => self.cached_attributes(name)? == *xattrs,
+            _ => same,
+        };
         let mut old_page = None;
         if self.frames.is_empty() {
             old_page = self.before.page;
@@ -414,13 +485,21 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
             name: name.to_vec(),
             path_length: self.path.len(),
             stat,
+            xattrs,
             old,
             old_page,
-            has_problem: false,
+            has_problem: !all,
             unchanged: VecDeque::new(),
             soiled: None,
         });
         if same { Ok(()) } else { self.soil() }
+    }
+
+    /// The attributes that the directory `name` in the current one has in the tree of the stat cache.
+    fn cached_attributes(&self, name: &[u8]) -> Result<Xattrs> {
+        let above = self.frames.last().and_then(|frame| frame.old).ok_or_else(mismatch)?;
+        let page = self.cached(above)?.record.page;
+        Ok(tree::lookup(&**self.space, &page, name)?.ok_or_else(mismatch)?.xattrs)
     }
 
     fn leave(&mut self) -> Result<()> {
@@ -431,7 +510,7 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         let Some(frame) = self.frames.pop() else { return Err(Error::Invalid("left more than entered".into())) };
         self.path.truncate(self.frames.last().map_or(0, |frame| frame.path_length));
         match frame.soiled {
-            None => self.leave_unchanged(&frame.name, frame.stat, frame.old),
+            None => self.leave_unchanged(&frame.name, frame.stat, frame.old, frame.xattrs),
             Some(soiled) => {
                 let Soiled { builder, rows, newest, .. } = *soiled;
                 let page = builder.finish(self.store)?;
@@ -444,27 +523,39 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
                 if stat == Stat::default() {
                     stat = Stat { mode: 0o755, ..newest.unwrap_or_default() };
                 }
-                let entry =
-                    Entry { content: Content::Directory(page), ..self.entry(&frame.name, EntryKind::Directory, &stat) };
+                let content = Content::Directory(page);
+                let mut entry = Entry { content, ..self.entry(&frame.name, EntryKind::Directory, &stat)? };
                 let row =
                     block.map(|block| Row { child: Some(block), stat: Stat::default(), link_id: 0, trusted: true });
                 if self.frames.is_empty() {
+                    entry.xattrs = frame.xattrs.unwrap_or_default();
                     return self.end_root(entry, block);
                 }
-                self.arrive(&frame.name)?;
+                let (_, old) = self.arrive(&frame.name)?;
+                entry.xattrs = match frame.xattrs {
+                    Some(xattrs) => xattrs,
+                    None => old.ok_or_else(mismatch)?.xattrs,
+                };
                 self.push(entry, &stat, row)
             }
         }
     }
 
-    fn leave_unchanged(&mut self, name: &[u8], stat: Stat, old: Option<BlockRef>) -> Result<()> {
+    fn leave_unchanged(
+        &mut self,
+        name: &[u8],
+        stat: Stat,
+        old: Option<BlockRef>,
+        xattrs: Option<Xattrs>,
+    ) -> Result<()> {
         let old = old.ok_or_else(mismatch)?;
         match self.frames.last_mut() {
             None => {
                 let page = self.cached(old)?.record.page;
                 let content = Content::Directory(page);
                 let stat = if stat == Stat::default() { self.newest_of_cached(&page)? } else { stat };
-                self.root = Some(Entry { content, ..self.entry(b"", EntryKind::Directory, &stat) });
+                let xattrs = xattrs.unwrap_or_default();
+                self.root = Some(Entry { content, xattrs, ..self.entry(b"", EntryKind::Directory, &stat)? });
                 Ok(())
             }
             Some(Frame { soiled: None, unchanged, .. }) => {
@@ -608,18 +699,20 @@ impl<'a, 's, 'h> Settle<'a, 's, 'h> {
         soiled.builder.push(entry, self.store)
     }
 
-    fn entry(&self, name: &[u8], kind: EntryKind, stat: &Stat) -> Entry {
-        Entry {
+    fn entry(&mut self, name: &[u8], kind: EntryKind, stat: &Stat) -> Result<Entry> {
+        let user = self.owners.name(Owner::User(stat.uid), self.store)?;
+        let group = self.owners.name(Owner::Group(stat.gid), self.store)?;
+        Ok(Entry {
             name: name.to_vec(),
             kind,
             mode: u32::from(stat.mode) & 0o7777,
             uid: stat.uid,
             gid: stat.gid,
-            user: self.users.name(stat.uid),
-            group: self.groups.name(stat.gid),
+            user,
+            group,
             mtime_ns: stat.mtime_ns,
             ..Entry::default()
-        }
+        })
     }
 }
 

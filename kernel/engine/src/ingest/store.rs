@@ -10,8 +10,9 @@ use crate::address::{Address, Extent, SEGMENT_BYTES, offset_of, segment_of, segm
 use crate::digest::{ContentDigest, digest};
 use crate::error::{Error, Result};
 use crate::extent::ListEncoder;
+use crate::ingest::read::{Hole, Window};
 use crate::ingest::report::KeptPages;
-use crate::ingest::{Host, LeaseHandle, Origin, Progress};
+use crate::ingest::{Host, LeaseHandle, Origin, Owner, Progress};
 use crate::keys::{Digest, tag};
 use crate::lease::{ALIGNED_RUN_BYTES, ALIGNMENT, Lease};
 use crate::page::{Content, INLINE_EXTENTS_MAX};
@@ -87,6 +88,8 @@ pub struct FileContent {
     extents: Vec<Extent>,
     /// The last extent was in the volume before: the next chunk is first looked for behind it.
     at_known: bool,
+    /// Bytes of a hole at its end so far.
+    hole: u64,
     list: Option<List>,
 }
 
@@ -156,6 +159,11 @@ impl<'h> Store<'h> {
         self.host.origin().ok_or_else(|| Error::Invalid("there is no origin to ask".into()))
     }
 
+    /// What the host calls an owner.
+    pub fn owner_name(&mut self, owner: Owner) -> Result<Vec<u8>> {
+        self.host.owner_name(owner)
+    }
+
     /// Tells the host how far it is.
     pub fn progress(&mut self, progress: &Progress) -> Result<()> {
         self.host.progress(progress)
@@ -169,11 +177,43 @@ impl<'h> Store<'h> {
     /// A file without bytes so far.
     pub fn begin_file(&self) -> FileContent {
         let digest = ContentDigest::new(&self.space.keys().content);
-        FileContent { digest, size: 0, extents: Vec::new(), at_known: false, list: None }
+        FileContent { digest, size: 0, extents: Vec::new(), at_known: false, hole: 0, list: None }
+    }
+
+    /// Appends a window to `file`.
+    pub fn place_window(&mut self, file: &mut FileContent, window: &Window) -> Result<()> {
+        if window.holes.is_empty() {
+            return self.place(file, &window.bytes, &window.chunks);
+        }
+        let (mut from, mut first) = (0, 0);
+        let end = Hole { at: window.bytes.len(), length: 0 };
+        for hole in window.holes.iter().chain([&end]) {
+            let behind = first + window.chunks[first..].partition_point(|chunk| chunk.end as usize <= hole.at);
+            let moved = |chunk: &Chunk| Chunk { end: chunk.end - from as u32, ..*chunk };
+            let chunks: Vec<Chunk> = window.chunks[first..behind].iter().map(moved).collect();
+            self.place(file, &window.bytes[from..hole.at], &chunks)?;
+            file.hole += hole.length;
+            (from, first) = (hole.at, behind);
+        }
+        Ok(())
+    }
+
+    /// Appends the hole before what comes next, if there is one.
+    fn place_hole(&mut self, file: &mut FileContent) -> Result<()> {
+        let length = std::mem::take(&mut file.hole);
+        if length == 0 {
+            return Ok(());
+        }
+        file.digest.hole(length);
+        self.push(file, Extent { address: 0, length }, false)
     }
 
     /// Appends `bytes`, which consist of `chunks`, to `file`.
     pub fn place(&mut self, file: &mut FileContent, bytes: &[u8], chunks: &[Chunk]) -> Result<()> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        self.place_hole(file)?;
         // Chunks first..index are a run of new ones; it begins at `from` in `bytes` and at `offset` in the file.
         let (mut first, mut from, mut start) = (0, 0, 0);
         let mut offset = file.size;
@@ -206,6 +246,7 @@ impl<'h> Store<'h> {
 
     /// Ends a file: its size, content digest and content.
     pub fn end_file(&mut self, mut file: FileContent) -> Result<(u64, Digest, Content)> {
+        self.place_hole(&mut file)?;
         let digest = file.digest.finish();
         let Some(mut list) = file.list.take() else { return Ok((file.size, digest, Content::Extents(file.extents))) };
         for &extent in &file.extents {
@@ -296,7 +337,7 @@ impl<'h> Store<'h> {
             }
             let handle = self.lease_for(least)?;
             let mut lease = lock(&handle);
-            let goes_on = file.extents.last().is_some_and(|last| last.end() == lease.next_address());
+            let goes_on = file.stored_end() == Some(lease.next_address());
             if bytes.len() >= ALIGNED_RUN_BYTES && !goes_on && lease.room() >= least as u64 + ALIGNMENT {
                 lease.align(offset)?;
             }
@@ -340,13 +381,13 @@ impl<'h> Store<'h> {
     fn push(&mut self, file: &mut FileContent, extent: Extent, known: bool) -> Result<()> {
         file.size += extent.length;
         file.at_known = known;
-        match file.extents.last_mut() {
-            // An extent lies in one segment, also where the next one follows without a gap.
-            Some(last) if last.end() == extent.address && offset_of(extent.address) != 0 => {
-                last.length += extent.length;
-                return Ok(());
-            }
-            _ => {}
+        // An extent lies in one segment, also where the next one follows without a gap.
+        if offset_of(extent.address) != 0
+            && file.stored_end() == Some(extent.address)
+            && let Some(last) = file.extents.last_mut()
+        {
+            last.length += extent.length;
+            return Ok(());
         }
         if file.extents.len() == INLINE_EXTENTS_MAX {
             let mut list = file.list.take().unwrap_or_else(List::new);
@@ -434,10 +475,14 @@ impl Dry {
 }
 
 impl FileContent {
+    /// Where the last extent ends; a hole lies nowhere.
+    fn stored_end(&self) -> Option<Address> {
+        self.extents.last().filter(|last| !last.is_hole()).map(Extent::end)
+    }
+
     /// Where the next chunk is if the last one was known and the same extent goes on.
     fn known_end(&self) -> Option<Address> {
-        let end = self.extents.last().filter(|_| self.at_known)?.end();
-        (offset_of(end) != 0).then_some(end)
+        self.stored_end().filter(|&end| self.at_known && offset_of(end) != 0)
     }
 }
 

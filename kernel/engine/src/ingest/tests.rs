@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -23,6 +23,7 @@ use crate::page::decode_root;
 use crate::select::Selection;
 use crate::space::Committed;
 use crate::tree;
+use crate::xattr;
 
 /// The keys of the volumes in these tests.
 pub fn secret_keys() -> Keys {
@@ -160,7 +161,11 @@ impl World {
     fn content(&self, entry: &Entry) -> Vec<u8> {
         let mut bytes = Vec::new();
         for extent in tree::extents(&*self.space, entry) {
-            bytes.extend_from_slice(&self.space.read(extent.unwrap()).unwrap());
+            let extent = extent.unwrap();
+            match extent.is_hole() {
+                true => bytes.resize(bytes.len() + extent.length as usize, 0),
+                false => bytes.extend_from_slice(&self.space.read(extent).unwrap()),
+            }
         }
         assert_eq!(bytes.len() as u64, entry.size);
         bytes
@@ -593,18 +598,203 @@ fn a_file_that_cannot_be_read_is_a_problem_and_looked_at_again_next_time() {
 }
 
 #[test]
-fn what_is_neither_file_directory_nor_symlink_is_named_and_left_out() {
+fn a_socket_is_named_and_left_out_and_pipes_and_devices_are_stored() {
     let mut world = World::new();
     world.write("file", b"1");
     let _socket = std::os::unix::net::UnixListener::bind(world.path("socket")).unwrap();
     rustix::fs::mknodat(CWD, world.path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fs::hard_link(world.path("fifo"), world.path("same")).unwrap();
+    let block = rustix::fs::FileType::BlockDevice;
+    let device = rustix::fs::mknodat(CWD, world.path("device"), block, 0o600.into(), 0x1234).is_ok();
 
     for _ in 0..2 {
         let ingested = world.push();
 
         let problems: Vec<_> = ingested.problems.iter().map(|problem| (&problem.path[..], problem.kind)).collect();
-        assert_eq!(problems, [(&b"fifo"[..], ProblemKind::Unsupported), (b"socket", ProblemKind::Unsupported)]);
-        assert_eq!(world.stored(&ingested).len(), 1);
+        assert_eq!(problems, [(&b"socket"[..], ProblemKind::Unsupported)]);
+        let stored = world.stored(&ingested);
+        assert_eq!((stored.len(), ingested.stats.files), (3 + usize::from(device), 3 + u64::from(device)));
+        let (fifo, same) = (&stored[&b"fifo"[..]].0, &stored[&b"same"[..]].0);
+        assert!(fifo.kind == EntryKind::Fifo && fifo.link_id != 0 && fifo.link_id == same.link_id);
+        if let Some((device, _)) = stored.get(&b"device"[..]) {
+            assert_eq!((device.kind, device.rdev), (EntryKind::BlockDevice, 0x1234));
+        }
+    }
+}
+
+/// `false`: the file system has no attributes.
+fn set_xattr(path: &Path, value: &str) -> bool {
+    let holder = xattr::Holder::beneath(None, path.as_os_str().as_bytes()).unwrap();
+    xattr::set(&holder, &vec![(b"user.a".to_vec(), value.into())]).unwrap()
+}
+
+#[test]
+fn attributes_are_stored_and_a_change_of_nothing_else_is_a_new_tree() {
+    let mut world = World::new();
+    world.write("d/e/f", b"file");
+    world.write("d/g", b"other");
+    let value = |world: &World, ingested: &Ingested, name: &str| {
+        let xattrs = match name {
+            "" => decode_root(&ingested.root).unwrap().xattrs,
+            name => world.stored(ingested)[name.as_bytes()].0.xattrs.clone(),
+        };
+        xattrs.first().map(|(name, value)| (name.clone(), value.clone()))
+    };
+    let mut digest = world.push().root_digest;
+    for name in ["d/e/f", "d/e", "d", ""] {
+        for text in ["1", "2"] {
+            if !set_xattr(&world.path(name), text) {
+                return;
+            }
+
+            let ingested = world.push();
+
+            assert_eq!(value(&world, &ingested, name), Some((b"user.a".to_vec(), text.into())), "{name}");
+            assert_ne!(std::mem::replace(&mut digest, ingested.root_digest), ingested.root_digest);
+            assert_eq!(world.push().root_digest, digest, "nothing changed");
+        }
+    }
+    // What is inside changed and the directory itself did not: its attributes stay.
+    fs::write(world.path("d/e/f"), b"elif").unwrap();
+    let ingested = world.push();
+    assert!(["d/e/f", "d/e", "d", ""].iter().all(|name| value(&world, &ingested, name).is_some()));
+}
+
+#[test]
+fn more_attributes_than_an_entry_holds_are_a_problem_and_the_rest_is_stored() {
+    let mut world = World::new();
+    world.write("f", b"file");
+    for number in 0..20 {
+        let holder = xattr::Holder::beneath(None, world.path("f").as_os_str().as_bytes()).unwrap();
+        if !xattr::set(&holder, &vec![(format!("user.{number}").into_bytes(), vec![1; 60_000])]).unwrap() {
+            return; // a file system with less room than an entry
+        }
+    }
+
+    for _ in 0..2 {
+        let ingested = world.push();
+
+        let problems: Vec<_> = ingested.problems.iter().map(|problem| (&problem.path[..], problem.kind)).collect();
+        assert_eq!(problems, [(&b"f"[..], ProblemKind::Attributes)]);
+        let stored = world.stored(&ingested);
+        assert_eq!((stored[&b"f"[..]].0.xattrs.len(), &stored[&b"f"[..]].1[..]), (0, &b"file"[..]));
+    }
+}
+
+/// Writes `parts` at their places in a file that is `size` long and otherwise a hole.
+fn write_sparse(path: &Path, size: u64, parts: &[(u64, Vec<u8>)]) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    parts.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
+}
+
+fn holes_of(entry: &Entry, space: &Space) -> Vec<(u64, u64)> {
+    let (mut at, mut holes) = (0, Vec::new());
+    for extent in tree::extents(space, entry) {
+        let extent = extent.unwrap();
+        if extent.is_hole() {
+            holes.push((at, extent.length));
+        }
+        at += extent.length;
+    }
+    holes
+}
+
+#[test]
+fn holes_are_stored_as_holes_in_small_files_and_in_large_ones() {
+    let mut world = World::new();
+    world.write("dense", &noise(1, 300_000));
+    write_sparse(&world.path("small"), 1 << 20, &[(0, noise(2, 4096)), (512 << 10, noise(3, 70_000))]);
+    write_sparse(&world.path("all"), 1 << 30, &[]);
+    let runs: Vec<_> = (0..700).map(|run| (run * (64 << 10) + 8192, noise(run, 8192))).collect();
+    write_sparse(&world.path("many"), 64 << 20, &runs);
+    write_sparse(&world.path("wide"), 40 << 20, &[(1 << 20, noise(9, 9 << 20)), ((40 << 20) - 10, noise(10, 10))]);
+
+    let ingested = world.push();
+
+    assert_eq!(ingested.problems, []);
+    let stored = |name: &str| {
+        let root = decode_root(&ingested.root).unwrap().page().unwrap();
+        tree::lookup(&*world.space, &root, name.as_bytes()).unwrap().unwrap()
+    };
+    for name in ["dense", "small", "many", "wide"] {
+        assert!(world.content(&stored(name)) == fs::read(world.path(name)).unwrap(), "{name}");
+    }
+    assert_eq!(holes_of(&stored("all"), &world.space), [(0, 1 << 30)]);
+    assert_eq!(holes_of(&stored("small"), &world.space), [(4096, (512 << 10) - 4096), ((512 << 10) + 73_728, 450_560)]);
+    assert_eq!(holes_of(&stored("many"), &world.space).len(), 701);
+    assert_eq!(holes_of(&stored("wide"), &world.space), [(0, 1 << 20), (10 << 20, (30 << 20) - 4096)]);
+    let data = 300_000 + 4096 + 73_728 + 700 * 8192 + (9 << 20) + 4096;
+    assert_eq!(ingested.stats.new_bytes + ingested.stats.known_bytes, data);
+    let files: u64 = 300_000 + (1 << 20) + (1 << 30) + (64 << 20) + (40 << 20);
+    assert_eq!(ingested.stats.logical_bytes, files);
+    world.use_cache = false;
+    assert_eq!(world.push().root_digest, ingested.root_digest);
+}
+
+/// What is a hole when it is asked for and bytes when it is passed over shows in the stat.
+#[test]
+fn a_sparse_file_that_is_filled_while_it_is_read_is_never_taken_for_what_it_becomes() {
+    let mut world = World::new();
+    world.write("other", b"x");
+    let runs: Vec<_> = (0..200).map(|run| (run * (128 << 10), noise(run, 4096))).collect();
+    write_sparse(&world.path("f"), 32 << 20, &runs);
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (path, stopped) = (world.path("f"), Arc::clone(&stop));
+    let writer = std::thread::spawn(move || {
+        use std::os::unix::fs::FileExt;
+        let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+        for at in (0..200u64).cycle().take_while(|_| !stopped.load(std::sync::atomic::Ordering::Relaxed)) {
+            file.write_all_at(b"filled", at * (128 << 10) + (64 << 10)).unwrap();
+        }
+    });
+
+    let during = world.push();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    let after = world.push();
+
+    assert!(during.problems.iter().all(|problem| problem.kind == ProblemKind::Changed));
+    world.stored(&during);
+    assert_eq!(after.problems, []);
+    world.assert_stored(&after);
+}
+
+#[test]
+fn a_hole_where_there_were_zeros_is_a_new_tree() {
+    let mut world = World::new();
+    world.write("other", b"x");
+    write_sparse(&world.path("f"), 1 << 20, &[(0, vec![0; 1 << 20])]);
+    let dense = world.push();
+    fs::remove_file(world.path("f")).unwrap();
+    write_sparse(&world.path("f"), 1 << 20, &[(0, vec![0; 1 << 16])]);
+
+    let sparse = world.push();
+
+    assert_ne!(dense.root_digest, sparse.root_digest);
+    let of = |ingested: &Ingested| world.stored(ingested)[&b"f"[..]].clone();
+    assert_eq!(of(&dense).1, of(&sparse).1);
+    assert_eq!(holes_of(&of(&sparse).0, &world.space), [(1 << 16, (1 << 20) - (1 << 16))]);
+}
+
+proptest! {
+    #[test]
+    fn any_pattern_of_holes_and_bytes_is_stored_as_it_is(
+        runs in vec((0u64..40, 1usize..5), 0..12),
+        size_blocks in 1u64..60,
+        tail in 0u64..4096,
+    ) {
+        let mut world = World::new();
+        world.write("other", b"x");
+        let parts: Vec<_> = runs.iter().enumerate()
+            .map(|(number, &(block, blocks))| (block * 65_536, noise(number as u64, blocks * 4096)))
+            .collect();
+        write_sparse(&world.path("f"), size_blocks * 65_536 + tail, &parts);
+
+        let ingested = world.push();
+
+        world.assert_stored(&ingested);
     }
 }
 
