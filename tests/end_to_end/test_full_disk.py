@@ -97,6 +97,27 @@ def test_on_a_full_volume_the_reserve_gives_the_room_to_write_to_the_journal(tmp
         assert os.stat(there / "volume" / reserve.FILE_NAME).st_blocks * 512 >= reserve.RESERVE_BYTES
 
 
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_a_full_volume_is_cleaned_with_what_it_has_and_takes_the_next_push(kind: str, tmp_path: Path, run: Run) -> None:
+    old, new = noise(tmp_path / "old", 1, 12), noise(tmp_path / "new", 2, 6)
+    with mounted(kind, tmp_path, 48) as there:
+        volume = there / "volume"
+        run("push", old, f"{volume}::main")
+        run("push", new, f"{volume}::main")
+        run("push", noise(tmp_path / "side", 3, 4), f"{volume}::side")
+        fill(there / "rest")
+
+        run("forget", "--keep-last", "1", "--only-newest", f"{volume}::main")
+        run("rm", f"{volume}::side")
+        freed = run("--json", "gc", "--grace", "0", volume).event("gc")["freed_bytes"]
+
+        assert freed > 14 * MIB
+        run("push", noise(tmp_path / "next", 4, 8), f"{volume}::next")
+        run("verify", volume)
+        run("pull", f"{volume}::main", tmp_path / "target")
+    assert difference(facts(new), facts(tmp_path / "target")) == []
+
+
 def test_a_volume_without_a_reserve_gets_one_with_its_next_push(tmp_path: Path, run: Run) -> None:
     source = noise(tmp_path / "source", 1, 1, 1000)
     run("init", tmp_path / "volume")

@@ -11,7 +11,7 @@ from packetfs.errors import ConflictError, NotFoundError, RefusedError
 from packetfs.format.entry import Forget
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import When
-from packetfs.volume import refs
+from packetfs.volume import refs, reserve
 from packetfs.volume.commit import enter
 from packetfs.volume.retention import Candidate, Rules, decide
 
@@ -112,8 +112,9 @@ def freed_bytes(volume: "Volume", going: Sequence[tuple[str, int]]) -> int:
 def _enter(volume: "Volume", ref: str, seqs: Sequence[int], check: _Check) -> None:
     """The oldest first: killed in between, the ref has lost what was to go anyway."""
     volume.check_writable()
-    for start in range(0, len(seqs), _SEQS_MAX):
-        _enter_one(volume, Forget(ref=ref, seqs=list(seqs[start : start + _SEQS_MAX])), check)
+    with reserve.spent(volume.path):
+        for start in range(0, len(seqs), _SEQS_MAX):
+            _enter_one(volume, Forget(ref=ref, seqs=list(seqs[start : start + _SEQS_MAX])), check)
 
 
 def _enter_one(volume: "Volume", body: Forget, check: _Check) -> None:

@@ -15,7 +15,7 @@ from packetfs import kernel
 from packetfs.errors import BusyError, DamagedError
 from packetfs.events import Phase, Progress
 from packetfs.format.entry import Reclaim
-from packetfs.volume import pins, refs, removals
+from packetfs.volume import pins, refs, removals, reserve
 from packetfs.volume.commit import enter
 from packetfs.volume.removals import Ranges
 
@@ -71,7 +71,7 @@ def collect(
         found, young_bytes = mark.unreached(_settled(volume, grace_s))
         return Collected(count, mark.reached_bytes, _bytes(found), young_bytes, 0, _count(found), dry_run=True)
     volume.check_writable()
-    with volume.in_turn(), pins.collecting(volume.gate):
+    with volume.in_turn(), pins.collecting(volume.gate), reserve.spent(volume.path):
         total = Collected(0, 0, 0, 0, _punch(volume, progress), 0, dry_run=False)
         with volume.journal.reading() as db:
             is_begun = bool(removals.condemned(db))
