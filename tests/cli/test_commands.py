@@ -446,7 +446,7 @@ def test_what_changed_or_could_not_be_read_makes_a_push_partial(capfd: pytest.Ca
     with pytest.raises(PartialError) as caught:
         push._conclude(Output(json=False, verbosity=-1, progress=False), Location("volume"), report)
 
-    assert dict(caught.value.values) == {"unreadable": 1, "changed": 1, "attributes": 1}
+    assert dict(caught.value.values) == {"unreadable": 1, "changed": 1, "missing": 0, "attributes": 1}
     assert capfd.readouterr().err.splitlines() == [
         r"packetfs: locked\x1b: cannot be read: Permission denied",
         "packetfs: log: changed during each of three readings; what the last one found is stored",
