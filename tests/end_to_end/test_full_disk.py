@@ -112,6 +112,7 @@ def test_a_full_volume_is_cleaned_with_what_it_has_and_takes_the_next_push(kind:
         freed = run("--json", "gc", "--grace", "0", volume).event("gc")["freed_bytes"]
 
         assert freed > 14 * MIB
+        assert (volume / "reserve").exists(), "there is room for it again"
         run("push", noise(tmp_path / "next", 4, 8), f"{volume}::next")
         run("verify", volume)
         run("pull", f"{volume}::main", tmp_path / "target")

@@ -30,7 +30,7 @@ from packetfs.format.when import parse_when
 from packetfs.release import VERSION
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
-from packetfs.volume import Volume
+from packetfs.volume import Volume, reserve
 from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.removals import Ranges
 from packetfs.volume.replica import Replica, is_replica
@@ -193,6 +193,7 @@ class _Serving:
         leased = None
         if writes:
             volume.check_writable()
+            reserve.keep(volume.path)
             self._filling = self._stack.enter_context(volume.filling())
             leased = self._grant()
         chunks, position = volume.descriptor.chunks, volume.position

@@ -19,7 +19,7 @@ from packetfs.errors import ConflictError, RefusedError, UnavailableError, Usage
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Labels, Snapshot, Statistics
-from packetfs.volume import files, owners, refs, space
+from packetfs.volume import files, owners, refs, reserve, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
 from packetfs.volume.selection import ALL, Selection
@@ -276,6 +276,8 @@ class _Push:
         """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
         volume, found, cache = self.volume, self.found, self.found.cache
         before = self._where_the_ref_is()
+        if not dry_run:
+            reserve.keep(volume.path)
         next_cache = None if dry_run or cache is None else cache.begin()
         try:
             with volume.filling() as filling:

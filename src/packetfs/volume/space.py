@@ -21,7 +21,7 @@ from packetfs import kernel
 from packetfs.errors import DamagedError, UnavailableError, disk_error
 from packetfs.format.address import COUNTER_BITS, COUNTER_MAX, SEGMENT_BYTES, segment_number
 from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Entry, decode_entry
-from packetfs.volume import refs, reserve
+from packetfs.volume import refs
 from packetfs.volume.journal import FULL, OPEN, Journal, select
 from packetfs.volume.keys import Keys
 from packetfs.volume.tables import HEADER_BYTES, table_shape
@@ -121,7 +121,6 @@ class Filling:
         self._journal = journal
         self._space = space
         self._keys = keys
-        self._directory = directory
         self._segments = os.path.join(directory, "segments")
         self._admit = admit
         self._damaged = damaged
@@ -153,8 +152,6 @@ class Filling:
             self._syncing.append(self._syncer().submit(self._checkpoint_full, full))
         lease, self._spare = self._spare, None
         if lease is None:
-            if not self._looked:
-                reserve.keep(self._directory)
             with self._journal.writing() as db:
                 lease = self._take(db)
         self._held.append(lease)
