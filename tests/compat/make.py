@@ -19,7 +19,7 @@ from typing import Any
 import packetfs
 from packetfs.env import SystemEnv
 from packetfs.release import VERSION
-from packetfs.volume import Volume
+from packetfs.volume import Volume, forget, gc
 
 HERE = Path(__file__).parent
 
@@ -38,8 +38,14 @@ def manifest(top: Path) -> dict[str, dict[str, Any]]:
                 entry["same_as"] = names.setdefault(status.st_ino, name)
         elif stat.S_ISLNK(status.st_mode):
             entry["target"] = os.fsencode(path.readlink()).decode("latin-1")
+        if attributes := {key: os.getxattr(path, key, follow_symlinks=False).hex() for key in _attributes(path)}:
+            entry["attributes"] = attributes
         found[name] = entry
     return found
+
+
+def _attributes(path: Path) -> list[str]:
+    return sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user."))
 
 
 def grow(top: Path) -> None:
@@ -60,6 +66,9 @@ def grow(top: Path) -> None:
     with open(top / "sparse", "wb") as file:
         file.seek(3 << 20)
         file.write(b"the end")
+    os.setxattr(top / "data", "user.origin", b"\x00here")
+    os.setxattr(top / "bin", "user.of a directory", b"")
+    os.mkfifo(top / "fifo", 0o640)
     (top / "many").mkdir()
     for number in range(700):
         (top / "many" / f"file {number:03}").write_bytes(b"%d" % (number % 50))
@@ -69,6 +78,15 @@ def grow(top: Path) -> None:
 def date(top: Path) -> None:
     for number, path in enumerate([*sorted(top.rglob("*"), reverse=True), top]):
         os.utime(path, ns=(0, 1_234_567_890_000_000_000 + 1_000_000_007 * number), follow_symlinks=False)
+
+
+def remove(volume: Volume, snapshots: list[dict[str, Any]]) -> None:
+    """Forget the first snapshot of main and give back what only it needed."""
+    (gone,) = (told for told in snapshots[:1] if told["ref"] == "main")
+    (seq,) = (seq for _, seq, snapshot in volume.snapshots() if snapshot.id.hex() == gone["id"])
+    forget.forget(volume, "main", [seq])
+    assert gc.collect(volume, grace_s=0, wait_s=0).freed_bytes
+    snapshots.remove(gone)
 
 
 class _Env(SystemEnv):
@@ -112,6 +130,10 @@ def main(name: str) -> None:
             date(source)
             push(source, "main")
             push(source / "bin" / "run", "single")
+            remove(volume, snapshots)
+            (source / "after").write_bytes(b"what was reclaimed")
+            date(source)
+            push(source, "main")
         for data in (place / "segments").glob("*.data"):
             os.truncate(data, len(data.read_bytes().rstrip(b"\0")) + 4096)
         for derived in ("index", "cache"):

@@ -116,7 +116,7 @@ pub trait Watch {
 pub struct Progress {
     /// Entries of the tree that have been looked at.
     pub entries: u64,
-    /// Bytes of content written.
+    /// Bytes of content written; of a dry run, that would be.
     pub written_bytes: u64,
 }
 
@@ -191,7 +191,7 @@ pub struct Report {
     pub not_deleted: u64,
     /// Names left alone.
     pub unchanged: u64,
-    /// Bytes of content written.
+    /// Bytes of content written; of a dry run, that would be.
     pub written_bytes: u64,
     /// Names whose owner is another than was wished.
     pub owners: Missed,
@@ -651,6 +651,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         if self.options.dry_run {
             self.report.growth_bytes = self.room.growth_bytes();
+            self.report.written_bytes = self.room.content_bytes();
         }
         Ok(self.report)
     }
@@ -947,9 +948,13 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     fn count_room(&mut self, step: Step, entry: &Entry, found: Option<&Found>, home: Option<&Home>) -> Result<()> {
         let here = home.is_none_or(|home| self.root.as_ref().is_some_and(|root| root.mount == home.mount));
         match step {
-            Step::Make(_) if entry.kind == EntryKind::File && here => {
+            Step::Make(_) if entry.kind == EntryKind::File => {
                 let group = self.link_group(entry);
-                self.room.file(self.source, entry, group, found).map_err(|error| at(&self.path, error))?;
+                let counted = match here {
+                    true => self.room.file(self.source, entry, group, found),
+                    false => self.room.content(self.source, entry, group).map(|_| ()),
+                };
+                counted.map_err(|error| at(&self.path, error))?;
             }
             // What is made in a new directory is not told apart from what is made here.
             Step::Make(over) if entry.kind == EntryKind::Directory && (!here || over == Over::Unlike) => {

@@ -31,6 +31,7 @@ const PLAIN: [u64; 7] = [
 #[derive(Debug, Default)]
 pub struct Room {
     growth_bytes: i64,
+    content_bytes: u64,
     is_unknown: bool,
     counted: HashSet<LinkGroup>,
 }
@@ -51,16 +52,24 @@ impl Room {
                 _ => {}
             }
         }
+        self.growth_bytes += self.content(source, entry, group)?.cast_signed();
+        Ok(())
+    }
+
+    /// A file will be written, on whatever file system: its bytes without holes, 0 for another name of one.
+    pub fn content<S: PageSource>(&mut self, source: S, entry: &Entry, group: LinkGroup) -> Result<u64> {
         if entry.link_id != 0 && !self.counted.insert(group) {
-            return Ok(());
+            return Ok(0);
         }
+        let mut bytes = 0;
         for extent in tree::extents(source, entry) {
             let extent = extent?;
             if extent.address != 0 {
-                self.growth_bytes += extent.length.cast_signed();
+                bytes += extent.length;
             }
         }
-        Ok(())
+        self.content_bytes += bytes;
+        Ok(bytes)
     }
 
     /// Something will be removed.
@@ -75,6 +84,11 @@ impl Room {
     /// Something will be made or removed whose share cannot be told.
     pub fn unknown(&mut self) {
         self.is_unknown = true;
+    }
+
+    /// Bytes that will be written.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
     }
 
     /// Bytes that will be in use more than now, at least; `None` if that cannot be said.
@@ -135,5 +149,6 @@ mod tests {
         assert_eq!(room.growth_bytes(), Some(-890));
         room.removed(&found(FoundKind::Known(EntryKind::Directory), 4096, true));
         assert_eq!(room.growth_bytes(), None);
+        assert_eq!(room.content_bytes(), 1170);
     }
 }
