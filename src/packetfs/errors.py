@@ -165,6 +165,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "disk-full": "no space is left, or a quota is exceeded",
         "not-enough-space": "what is to be written needs more space than there is; nothing was written",
         "disk-read-only": "the file system is read-only",
+        "too-many-watches": "the system lets nobody watch that many directories",
         "disk-failed": "the disk reported an input/output error",
         "permission-denied": "the operating system denies access",
         "volume-failed": "an earlier write of this open volume failed; it has to be opened again",
