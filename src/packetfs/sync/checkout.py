@@ -116,9 +116,7 @@ def pull(
     patterns = patterns_of(care.exclude)
     if care.delete_max is not None and care.delete_max < 0:
         raise UsageError(f"{care.delete_max} is no number of names", hint="0 or more names may be deleted at most")
-    backup = None if care.backup is None else os.path.abspath(os.fsencode(care.backup))
-    if backup is not None:
-        _refuse_volume(volume, backup, delete=False)
+    backup = _backup_of(volume, care)
     root, total_files, total_bytes = _what(snapshot, entry, path)
     if delete and entry.page is None:
         raise UsageError(
@@ -158,7 +156,7 @@ def pull(
             report=teller(report),
             owner_number=owners.number_of,
             exclude=patterns,
-            backup=backup,
+            backup=backup if existing == directory else None,  # to a stand-in nothing can be said of it
             delete_max=care.delete_max,
             checksum=care.checksum,
         )
@@ -208,6 +206,18 @@ def _what(
     counted = snapshot.statistics
     root = entry if snapshot.root_is_source else entry.page
     return root, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
+
+
+def _backup_of(volume: Trees, care: Care) -> bytes | None:
+    """The absolute path of the directory for backups, if there is to be one."""
+    if care.backup is None:
+        return None
+    backup = os.fsencode(care.backup)
+    if not backup:
+        raise UsageError("the directory for backups has an empty name", hint="name one, or leave it out")
+    backup = os.path.abspath(backup)
+    _refuse_volume(volume, backup, delete=False)
+    return backup
 
 
 def _refuse_volume(volume: Trees, directory: bytes, *, delete: bool) -> None:
