@@ -229,3 +229,61 @@ def test_a_dry_run_says_nothing_of_a_backup_for_a_target_that_is_not_there(tmp_p
         done = packetfs.pull(volume, "main", tmp_path / "target", dry_run=True, backup=tmp_path / "backup")
 
     assert (done.created, (tmp_path / "target").exists()) == (1, False)
+
+
+def alike(directory: Path, content: bytes) -> Path:
+    """A tree of files that have one size and one time, as some builds make them."""
+    plant(directory, {name: content + name.encode() for name in ("a", "b", "d/c")})
+    for path in (*directory.rglob("*"), directory):
+        os.utime(path, ns=(1, 1))
+    return directory
+
+
+@pytest.mark.parametrize("ends", ["stopped", "excludes", "single"])
+def test_after_a_part_of_another_tree_the_first_one_comes_back_behind_equal_size_and_time(
+    tmp_path: Path, ends: str
+) -> None:
+    target = tmp_path / "target"
+
+    def stop(changes: object) -> None:
+        raise KeyboardInterrupt
+
+    with packetfs.create(tmp_path / "volume") as volume:
+        for number in range(3):
+            packetfs.push(volume, [alike(tmp_path / f"source{number}", b"version %d of " % number)])
+        packetfs.pull(volume, "main@~2", target)
+        if ends == "stopped":  # after it has shown what there is
+            with pytest.raises(KeyboardInterrupt):
+                packetfs.pull(volume, "main@~1", target, report=stop)
+        elif ends == "excludes":
+            packetfs.pull(volume, "main@~1", target, exclude=["b"])
+        else:
+            packetfs.pull(volume, "main@~1:/a", target)
+        assert files(target) != files(tmp_path / "source0")
+
+        packetfs.pull(volume, "main@~2", target)
+        assert files(target) == files(tmp_path / "source0")
+        packetfs.pull(volume, "main", target)
+
+    assert files(target) == files(tmp_path / "source2")
+
+
+def test_a_pull_that_was_stopped_goes_on_and_is_remembered(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def stop(changes: object) -> None:
+        raise KeyboardInterrupt
+
+    with packetfs.create(tmp_path / "volume") as volume:
+        for number in range(2):
+            packetfs.push(volume, [alike(tmp_path / f"source{number}", b"version %d of " % number)])
+        packetfs.pull(volume, "main@~1", target)
+        with pytest.raises(KeyboardInterrupt):
+            packetfs.pull(volume, "main", target, report=stop)
+        packetfs.pull(volume, "main", target)
+        again = packetfs.pull(volume, "main", target)
+        packetfs.pull(volume, "main@~1", target)
+
+    assert (again.replaced, again.written_bytes) == (0, 0)
+    assert files(target) == files(tmp_path / "source0")
+    assert not list((tmp_path / "volume/cache").glob("*.going"))
