@@ -141,3 +141,25 @@ def test_a_file_is_found_in_the_snapshots_that_had_it(cli: Cli, tree: Path) -> N
     assert cli("find", "build/**", "volume::main", "--json").event("found")["path"] == "build/a"
     assert cli("find", "--all", "b", "volume").lines[0].startswith("main ")
     assert cli("find", "b", "volume::main@~1", code=2).out == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pull", "--numeric-ids", "--no-owner", "volume::main", "target"], "--numeric-ids and --no-owner contradict"),
+        (["pull", "--backup-dir", "", "volume::main", "target"], "has an empty name"),
+        (["pull", "--max-delete", "1", "volume::main", "target"], "--max-delete bounds what --delete removes"),
+        (["find", "--all", "a.c", "volume::main"], "--all means every ref of a volume"),
+        (["find", "a.c", "volume::main", "volume::main@~1"], "all snapshots of a ref are looked through"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_and_nothing_is_done(
+    cli: Cli, tree: Path, arguments: list[str], told: str
+) -> None:
+    cli("push", tree, "volume::main")
+
+    done = cli(*arguments, code=2)
+
+    assert told in done.err
+    assert done.out == b""
+    assert not (cli.home / "target").exists()
