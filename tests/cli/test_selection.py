@@ -52,6 +52,7 @@ def test_a_list_may_come_from_standard_input_and_what_is_missing_in_it_is_told(c
         (["--exclude-from", "missing"], "cannot read 'missing'"),
         (["--files-from", "missing"], "cannot read 'missing'"),
         (["--from0"], "--from0 tells how a list"),
+        (["--files-from", "long"], "has a name of 300 bytes"),
         (["--max-size", "many"], "--max-size: 'many' is not a size"),
         (["--filter-file", "a/b"], "'a/b' cannot be the name of filter files"),
     ],
@@ -60,6 +61,7 @@ def test_what_cannot_be_meant_is_told_with_its_place(
     cli: Cli, tree: Path, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     (tmp_path / "patterns").write_bytes(b"a\nb\\\n")
+    (tmp_path / "long").write_bytes(b"a.c\n" + b"x" * 300 + b"\n")
 
     done = cli("push", *arguments, tree, "volume::main", code=2)
 
