@@ -191,7 +191,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "version-skew": "the two machines speak different versions of the protocol",
         "transfer-damaged": "what arrived from the other machine is not what was promised",
         "read-only-session": "a session that was opened for reading was asked to write",
-        "not-origin": "a peer asks a replica for what only the origin of its volume answers",
+        "not-origin": "a replica is asked for what only the origin of its volume does",
         "not-leased": "a peer wants to fill a segment that was not leased to it",
         "peer-unreachable": "the other machine cannot be reached, or does not let us in",
         "peer-gone": "the connection to the other machine ended before the session did",

@@ -193,15 +193,17 @@ def pull(
     )
     if traffic is not None:
         tell_traffic(output, traffic, snapshot.statistics.logical_bytes)
+    missed = _missed(output, report)
     if report.not_deleted:
         raise PartialError(
             f"{amount(report.not_deleted, 'name')} had to be deleted, and --max-delete is {max_delete}: nothing "
             f"{'would be' if dry_run else 'was'} deleted",
             code="too-much-to-delete",
-            hint="the rest is done; `-n --delete` lists them, and --max-delete can be larger",
+            hint=f"{'' if dry_run else 'the rest is done; '}`-n --delete` lists them, and --max-delete can be larger",
             not_deleted=report.not_deleted,
         )
-    _tell_missed(output, report)
+    if missed is not None:
+        raise missed
     return EXIT_OK
 
 
@@ -209,6 +211,8 @@ def _ownership(*, numeric: bool, chown: str | None, restore: bool) -> "Ownership
     from packetfs.sync.checkout import Ownership
     from packetfs.volume.owners import named_or_numbered
 
+    if numeric and not restore:
+        raise UsageError("--numeric-ids and --no-owner contradict each other", hint="leave one of them out")
     if chown is None:
         return Ownership(restore=restore, numeric=numeric)
     if not restore:
@@ -223,10 +227,10 @@ def _ownership(*, numeric: bool, chown: str | None, restore: bool) -> "Ownership
     )
 
 
-def _tell_missed(output: "Output", report: "PullReport") -> None:
-    """PartialError if something could not be set; the first names of each kind before that."""
+def _missed(output: "Output", report: "PullReport") -> PartialError | None:
+    """What to raise if something could not be set; the first names of each kind are told."""
     if report.is_whole:
-        return
+        return None
     for problem in report.missed:
         output.warning(problem, f"{shown(problem.path)}: {_MISSED[problem.kind]}")
     parts = [
@@ -238,7 +242,7 @@ def _tell_missed(output: "Output", report: "PullReport") -> None:
         )
         if count
     ]
-    raise PartialError(
+    return PartialError(
         ", ".join(parts),
         code="pull-incomplete",
         hint="everything else is there; pull as root, or say --no-owner if owners do not matter"
