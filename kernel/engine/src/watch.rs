@@ -244,6 +244,8 @@ mod tests {
     use super::*;
     use crate::select::Line;
 
+    type Change = fn(&Path);
+
     const NOW: Option<Duration> = Some(Duration::ZERO);
     const LONG: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -265,16 +267,16 @@ mod tests {
         assert_eq!(watch.directories(), 3);
         assert!(!changed(&mut watch));
 
-        let changes: [(&str, &dyn Fn(&Path)); 7] = [
-            ("content", &|root| fs::write(root.join("a/b/f"), "2").unwrap()),
-            ("a new file", &|root| fs::write(root.join("g"), "").unwrap()),
-            ("a name", &|root| fs::rename(root.join("g"), root.join("a/g")).unwrap()),
-            ("a mode", &|root| {
+        let changes: [(&str, Change); 7] = [
+            ("content", |root| fs::write(root.join("a/b/f"), "2").unwrap()),
+            ("a new file", |root| fs::write(root.join("g"), "").unwrap()),
+            ("a name", |root| fs::rename(root.join("g"), root.join("a/g")).unwrap()),
+            ("a mode", |root| {
                 fs::set_permissions(root.join("a/g"), fs::metadata(root).unwrap().permissions()).unwrap()
             }),
-            ("a link", &|root| std::os::unix::fs::symlink("x", root.join("a/l")).unwrap()),
-            ("a removal", &|root| fs::remove_file(root.join("a/b/f")).unwrap()),
-            ("a directory", &|root| fs::create_dir(root.join("c")).unwrap()),
+            ("a link", |root| std::os::unix::fs::symlink("x", root.join("a/l")).unwrap()),
+            ("a removal", |root| fs::remove_file(root.join("a/b/f")).unwrap()),
+            ("a directory", |root| fs::create_dir(root.join("c")).unwrap()),
         ];
         for (what, change) in changes {
             change(root);
