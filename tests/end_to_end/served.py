@@ -111,6 +111,7 @@ class Served:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
     @property
     def pid(self) -> int:

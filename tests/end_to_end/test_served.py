@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,10 @@ def source(tmp_path: Path) -> Path:
 
 def codes(served: Served, event: str) -> list[str]:
     return [line["result"] for line in served.audit() if line["event"] == event]
+
+
+def has_more(served: Served, event: str, count: int) -> bool:
+    return len(codes(served, event)) > count
 
 
 # -- everyday work -----------------------------------------------------------------------------------------------------
@@ -137,6 +142,42 @@ def test_a_server_ends_in_good_order_while_it_is_used(served: Served, tmp_path: 
 
     assert push.returncode in (0, 7), err
     served("server", "verify", served.root / "work")
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_push_that_is_killed_on_either_side_is_finished_by_running_it_again(
+    served: Served, tmp_path: Path, victim: str, many: Callable[[int, int], int]
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    grow(source, 4)
+    served.start()
+    served.pair("ada", "--role", "admin")
+    main = served.url("work:main")
+    served("ada", "push", source, main)
+    committed = facts(source)
+    for seed in range(many(3, 100)):
+        change(source, seed)
+        (source / "noise").write_bytes(os.urandom(20 << 20))
+        hellos = codes(served, "hello")
+        push = served.begin("ada", "push", source, main)
+        served.until(partial(has_more, served, "hello", len(hellos)), "the push did not begin", 20_000)
+
+        if victim == "client":
+            push.kill()
+        else:
+            served.kill()
+            served.start(port=served.port)
+        _, err = push.communicate(timeout=120)
+
+        assert b"Traceback" not in err
+        served("server", "verify", served.root / "work")
+        served("ada", "pull", "--delete", main, target)
+        assert facts(target) in (committed, facts(source))
+        served("ada", "push", source, main)
+        served("ada", "pull", "--delete", main, target)
+        assert difference(facts(source), facts(target)) == []
+        committed = facts(source)
 
 
 # -- who is let in -----------------------------------------------------------------------------------------------------
@@ -498,6 +539,27 @@ def test_a_key_that_others_can_read_is_not_used(served: Served) -> None:
     refused = served("ada", "refs", served.url("work"), "--json", code=8)
 
     assert refused.event("error")["code"] == "identity-mode"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--stdio", "--root", "."],
+        ["--stdio", "--quota", "1G"],
+        ["--root", ".", "--role", "write"],
+        ["--root", ".", "--invite", "--public-read"],
+        ["--root", ".", "--quota", "0"],
+        ["--root", ".", "--invite", "--volume", "../x"],
+        ["--root", "missing"],
+        ["--root", ".", "--listen", "nowhere:port"],
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(served: Served, options: list[str]) -> None:
+    refused = served("server", "serve", *options, "--json", code=None)
+
+    assert refused.code in (1, 2)
+    assert refused.event("error")["hint"]
 
 
 def test_a_port_that_is_taken_is_told(served: Served) -> None:

@@ -30,7 +30,7 @@ packetfs serve --stdio
 )
 @click.option("--stdio", is_flag=True, help="Speak with one peer on standard input and output, as ssh runs it.")
 @click.option("--root", metavar="DIR", shell_complete=paths, help="The directory whose volumes are served over TLS.")
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: every interface, port 20550]")
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: every IPv4 interface, port 20550]")
 @click.option("--invite", is_flag=True, help="Print a token with which one machine can pair, and end.")
 @click.option(
     "--role",
@@ -78,6 +78,7 @@ def serve(
     """
     if stdio == (root is not None):
         raise UsageError("say how: one of --stdio and --root", hint="--root DIR serves the volumes in DIR over TLS")
+    _check_options("--stdio" if stdio else "--invite" if invite else "--root")
     if stdio:
         _answer(invocation)
     elif invite:
@@ -94,6 +95,25 @@ def serve(
         )
         _listen(invocation, root, listen, addresses, limits=limits, public_read=public_read)
     return EXIT_OK
+
+
+_MEANT_FOR = {
+    "--stdio": frozenset({"stdio"}),
+    "--invite": frozenset({"root", "invite", "role", "expires", "addresses"}),
+    "--root": frozenset(
+        {"root", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"},
+    ),
+}
+
+
+def _check_options(mode: str) -> None:
+    """UsageError if an option was given that would do nothing: whoever gave it expects something of it."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.expose_value and name not in _MEANT_FOR[mode]:
+            raise UsageError(f"{parameter.opts[-1]} means nothing to `serve {mode}`", hint="leave it out")
 
 
 def _answer(invocation: Invocation) -> None:

@@ -54,7 +54,7 @@ def pair(
     same machine use the same token again.
     """
     context = client_context(own_identity(environment, env).path)
-    places = tuple(addresses) or tuple(token.addresses)
+    places = tuple(address.lower() for address in addresses or token.addresses)
     failures: list[PacketFSError] = []
     for place in places:
         try:
@@ -82,11 +82,11 @@ def reach(endpoint: Endpoint, *, environment: Mapping[str, str] = os.environ, en
     RefusedError `server-unknown` when it has not; nothing is sent then.
     """
     host, port = address_of(endpoint)
-    address = f"{endpoint.host}:{port}"
+    address = f"{endpoint.host}:{port}".lower()
     known = servers(environment).read().servers
     found = known.get(address)
     if found is None:
-        others = sorted(other for other in known if other.rpartition(":")[0] == endpoint.host)
+        others = sorted(other for other in known if other.rpartition(":")[0] == endpoint.host.lower())
         raise RefusedError(
             f"this machine has not paired with a server at {host!r}, port {port}",
             code="server-unknown",

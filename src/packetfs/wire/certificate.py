@@ -17,13 +17,23 @@ from packetfs.errors import InvalidError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["DEVICE_BYTES", "SEED_BYTES", "device_of_certificate", "device_of_pem", "identity_pem", "root_pem"]
+__all__ = ["ROOT_PEM", "SEED_BYTES", "device_of_certificate", "device_of_pem", "identity_pem", "made_root_pem"]
 
 SEED_BYTES: Final = 32
-DEVICE_BYTES: Final = 32
 _ROOT_SENTENCE: Final = b"packetfs tls root 1: this key is public and proves nothing"
 _ROOT_NAME: Final = "packetfs public root"
 _NAME: Final = "packetfs"
+# What `made_root_pem` makes, and always will: making it costs each command as long again as reading a certificate.
+ROOT_PEM: Final = """\
+-----BEGIN CERTIFICATE-----
+MIIBBDCBt6ADAgECAgEBMAUGAytlcDAfMR0wGwYDVQQDDBRwYWNrZXRmcyBwdWJs
+aWMgcm9vdDAgFw03MDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHzEdMBsG
+A1UEAwwUcGFja2V0ZnMgcHVibGljIHJvb3QwKjAFBgMrZXADIQB668PR+x2ELBhN
+Hv6ObZDV/NloM/LVdgFWqkm+8Q/xyqMWMBQwEgYDVR0TAQH/BAgwBgEB/wIBADAF
+BgMrZXADQQDYCVowjRypJLZD3Wz7FkepTv8WqRpAM0JNPg4VYCpfz8PCdcjY+diU
+NUuvKqKoWiiH2o/C4vv1GxzV0MbKxRwJ
+-----END CERTIFICATE-----
+"""
 
 
 def identity_pem(seed: bytes) -> bytes:
@@ -36,8 +46,8 @@ def identity_pem(seed: bytes) -> bytes:
     return secret + _certificate(key.public_key(), _NAME, _root(), is_root=False)
 
 
-def root_pem() -> bytes:
-    """The certificate in which every chain ends, as PEM."""
+def made_root_pem() -> bytes:
+    """The certificate in which every chain ends, as PEM: ROOT_PEM."""
     root = _root()
     return _certificate(root.public_key(), _ROOT_NAME, root, is_root=True)
 

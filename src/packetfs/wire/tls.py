@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.format.location import DEFAULT_PORT, Endpoint
-from packetfs.wire.certificate import device_of_certificate, root_pem
+from packetfs.wire.certificate import ROOT_PEM, device_of_certificate
 from packetfs.wire.transports import RECEIVE_BYTES, peer_gone
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ CONNECT_S: Final = 15.0  # a name looked up, a connection made and a handshake d
 _RECORD_BYTES: Final = 16 << 10  # what one TLS record holds
 _LINGER_S: Final = 1.0  # how long a server that has said its last words waits until they have been read
 _LINGER_BYTES: Final = 1 << 20
-_STALL_S: Final = 120.0  # a peer that takes nothing for so long is gone, or wants to keep us busy
+_STALL_S: Final = 120.0  # a client that takes nothing for so long is gone, or wants to keep a server busy
+_PATIENT_STALL_S: Final = 600.0  # a server may be made to wait: by its disk, by the pace it keeps
 _KEEPALIVE_S: Final = 60  # a machine without power is noticed within some minutes
 _KEEPALIVE_PROBES: Final = 4
 
@@ -73,17 +74,17 @@ class Tls:
         device: bytes,
         *,
         name: str,
-        pace: Pace | None = None,
-        lingers: bool = False,
+        lingers: bool,
     ) -> None:
-        """Use `connect` or `accept`. The handshake is done; the socket does not block."""
+        """Use `connect` or `accept`. The handshake is done; the socket does not block. A server `lingers`."""
         self.device = device
         self.sent_bytes = 0
         self.received_bytes = 0
-        self.pace = pace
+        self.pace: Pace | None = None
         self._name = name
         self._socket = secured
         self._lingers = lingers
+        self._stall_s = _STALL_S if lingers else _PATIENT_STALL_S
         self._tls = threading.Lock()
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
@@ -194,8 +195,8 @@ class Tls:
         poll.register(self._socket.fileno(), event)
         if event == select.POLLIN:
             poll.poll()
-        elif not poll.poll(_STALL_S * 1000):
-            self._why = f"it took nothing for {_STALL_S:g} s"
+        elif not poll.poll(self._stall_s * 1000):
+            self._why = f"it took nothing for {self._stall_s:g} s"
             self.abort()
 
     def _keep_pace(self, count: int) -> None:
@@ -342,7 +343,7 @@ def _context(protocol: int, identity: str) -> ssl.SSLContext:
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.set_ecdh_curve("X25519")
     context.verify_mode = ssl.CERT_REQUIRED if protocol == ssl.PROTOCOL_TLS_SERVER else context.verify_mode
-    context.load_verify_locations(cadata=root_pem().decode("ascii"))
+    context.load_verify_locations(cadata=ROOT_PEM)
     try:
         context.load_cert_chain(identity, password=lambda: "")
     except (ssl.SSLError, ValueError) as error:
