@@ -359,6 +359,22 @@ def test_peers_are_listed_and_renamed(served: Served) -> None:
     ]
 
 
+def test_a_token_that_was_given_away_is_taken_back(served: Served) -> None:
+    served.start()
+    token = served.invite("--role", "write", "--volume", "photos")
+    (line,) = (
+        event
+        for event in served("server", "peers", "--root", served.root, "--json").events
+        if event["event"] == "invitation"
+    )
+
+    served("server", "peers", "--root", served.root, "revoke", line["digest"][:12])
+    refused = served("ada", "pair", "-", "--json", code=8, stdin=token.encode() + b"\n")
+
+    assert (line["role"], line["volume"]) == ("write", "photos")
+    assert refused.event("error")["code"] == "token-unknown"
+
+
 def test_a_revoked_machine_is_out_at_once_and_its_token_does_not_help(served: Served, source: Path) -> None:
     served.start()
     token = served.invite("--role", "admin")

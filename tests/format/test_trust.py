@@ -170,6 +170,20 @@ def test_two_machines_of_one_name_are_told_apart() -> None:
     assert {peer.name for peer in book.peers} == {"laptop", "laptop-2"}
 
 
+def test_an_invitation_can_be_taken_back_until_it_is_used() -> None:
+    book = invited()
+    digest = book.invitations[0].digest
+
+    done = trust.cancelled(book, digest[:8], now_ns=1)
+
+    assert done is not None
+    assert done[0].invitations == []
+    assert trust.open_invitations(book, 1) == book.invitations
+    assert trust.cancelled(book, digest[:7], now_ns=1) is None
+    assert trust.cancelled(redeem(book), digest[:8], now_ns=1) is None
+    assert trust.cancelled(book, digest[:8], now_ns=HOUR_NS) is None
+
+
 def test_old_invitations_are_forgotten_and_young_ones_are_not() -> None:
     book = trust.invited(redeem(invited()), b"x" * 16, "read", "*", expires_ns=1, now_ns=40 * 24 * HOUR_NS)
 

@@ -395,8 +395,17 @@ class PeerLine(Line, frozen=True, tag="peer", kw_only=True):
     paired: str
 
 
+class OpenInvitation(Line, frozen=True, tag="invitation", kw_only=True):
+    """A token that nobody has used yet; `digest` is that of its secret, and names it to `revoke`."""
+
+    digest: str
+    role: str
+    volume: str
+    expires: str
+
+
 class PeerChanged(Line, frozen=True, tag="peers", kw_only=True):
-    """A machine was renamed or revoked; `name` is what it is called now."""
+    """A machine was renamed or revoked; `name` is what it is called now. Of a token, name and device are empty."""
 
     action: Literal["rename", "revoke"]
     name: str

@@ -8,12 +8,15 @@ from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.format.location import DEFAULT_PORT, parse_address
 
+_LINE_CHARACTERS_MAX = 8192  # twice the longest token
+
 
 @command(
     "pair",
     examples="""
 packetfs pair pfs1-kwQgAAAA
 packetfs pair --address nas.example:2550 pfs1-kwQgAAAA
+ssh nas.example packetfs serve --root /srv/volumes --invite | packetfs pair -
 """,
 )
 @click.argument("token", metavar="TOKEN")
@@ -29,7 +32,7 @@ def pair(invocation: Invocation, *, token: str, name: str, addresses: tuple[str,
     """Pair this machine with a server, by a token that `packetfs serve --invite` printed there.
 
     From then on `pfs://HOST/VOLUME:REF` can be used wherever a location can. A token is good for one machine, once.
-    That it is the right server is checked before anything is said to it.
+    That it is the right server is checked before anything is said to it. TOKEN `-` is read from standard input.
     """
     from packetfs.format.token import decode_token
     from packetfs.format.trust import EVERY_VOLUME, check_name
@@ -38,7 +41,7 @@ def pair(invocation: Invocation, *, token: str, name: str, addresses: tuple[str,
     if name:
         check_name(name)
     places = [f"{host}:{port}" for host, port in map(parse_address, addresses)]
-    done = use(decode_token(token), name=name, addresses=places)
+    done = use(decode_token(_given(token)), name=name, addresses=places)
     line = lines.Paired(
         server=done.server,
         device=done.device.hex(),
@@ -57,3 +60,12 @@ def pair(invocation: Invocation, *, token: str, name: str, addresses: tuple[str,
         f"paired with {who}device {line.device[:12]}{called}: may {done.role} {which}; "
         f"a location there is {shown(url)}",
     )
+
+
+def _given(text: str) -> str:
+    """The token, or the first line of standard input for `-`."""
+    if text != "-":
+        return text
+    import sys
+
+    return sys.stdin.readline(_LINE_CHARACTERS_MAX)

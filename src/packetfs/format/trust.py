@@ -23,6 +23,7 @@ __all__ = [
     "Role",
     "Server",
     "Servers",
+    "cancelled",
     "check_name",
     "check_volume",
     "decode_book",
@@ -32,6 +33,7 @@ __all__ = [
     "includes",
     "invited",
     "name_from",
+    "open_invitations",
     "redeemed",
     "renamed",
     "revoked",
@@ -44,6 +46,7 @@ EVERY_VOLUME: Final = "*"
 BYTES_MAX: Final = 16 << 20  # some 50,000 peers; more is no file of ours
 _KEPT_NS: Final = 30 * 86_400 * 10**9  # for how long one can be told that a token has expired, or was used
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_DIGITS_MIN: Final = 8  # of an id, so that nobody is meant by accident
 _HEX: Final = r"^[0-9a-f]{64}$"
 
 Kind = TypeVar("Kind")
@@ -215,7 +218,7 @@ def redeemed(book: Book, secret: bytes, device: str, name: str, *, now_ns: int) 
 def find_peer(book: Book, text: str) -> Peer:
     """The peer whose name is `text`, or whose device id begins with it; NotFoundError if there is not one."""
     found = [peer for peer in book.peers if peer.name == text]
-    if not found and len(text) >= 8:
+    if not found and len(text) >= _DIGITS_MIN:
         found = [peer for peer in book.peers if peer.device.startswith(text.lower())]
     if len(found) != 1:
         raise NotFoundError(
@@ -238,6 +241,23 @@ def renamed(book: Book, peer: Peer, name: str) -> Book:
 def revoked(book: Book, peer: Peer) -> Book:
     """Without `peer`."""
     return replace(book, peers=[one for one in book.peers if one.device != peer.device])
+
+
+def open_invitations(book: Book, now_ns: int) -> list[Invitation]:
+    """Those with which a machine can still come in, the one that ends first first."""
+    return sorted((one for one in book.invitations if not one.used_by and one.expires_ns > now_ns), key=_expiry)
+
+
+def cancelled(book: Book, text: str, now_ns: int) -> tuple[Book, Invitation] | None:
+    """Without the open invitation whose digest begins with `text`; None if there is not one."""
+    found = [one for one in open_invitations(book, now_ns) if len(text) >= _DIGITS_MIN and one.digest.startswith(text)]
+    if len(found) != 1:
+        return None
+    return replace(book, invitations=[one for one in book.invitations if one is not found[0]]), found[0]
+
+
+def _expiry(invitation: Invitation) -> int:
+    return invitation.expires_ns
 
 
 def _free_name(name: str, taken: set[str]) -> str:
