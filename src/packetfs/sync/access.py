@@ -16,6 +16,20 @@ from packetfs.wire import protocol
 __all__ = ["AS_USER", "Access", "AsPeer", "AsUser"]
 
 _DIGEST_KEY_BYTES: Final = 32  # the first of the keys that belong to a volume; the other one is for who may write
+# What a machine may ask for. Everything else, also what a later version adds, is for who comes as a user of this one.
+_ASKED_BY_READERS: Final = (
+    protocol.Hello,
+    protocol.Pair,
+    protocol.Check,
+    protocol.Resolve,
+    protocol.Ask,
+    protocol.Want,
+    protocol.Fetch,
+    protocol.Refs,
+    protocol.Log,
+    protocol.Status,
+)
+_ASKED_BY_WRITERS: Final = (protocol.Lease, protocol.Literals, protocol.Begin, protocol.Tree, protocol.Commit)
 _TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair)  # what the audit log has lines for
 
 
@@ -130,6 +144,17 @@ class AsPeer:
             raise self._not_paired()
         if not self.still_holds:
             raise self._too_low(self._needed, self._volume or "")
+        if isinstance(message, protocol.Hello):
+            trust.check_volume(message.volume)
+        elif not isinstance(message, _ASKED_BY_READERS):
+            if not isinstance(message, _ASKED_BY_WRITERS):
+                raise RefusedError(
+                    f"a server answers no {type(message).__name__.upper()}: it serves volumes, and nothing beside them",
+                    code="role-too-low",
+                    hint="reach that machine over ssh",
+                )
+            if self._needed == "read":
+                raise self._too_low("write", self._volume or "")
 
     def place(self, hello: protocol.Hello) -> str:
         """See Access."""

@@ -73,7 +73,7 @@ class FrameType(IntEnum):
     LOG = 10
     STATUS = 11
     BYE = 12
-    PAIR = 13
+    PAIR = 15
     LITERALS = 16
     TREE = 17
     BEGIN = 18
@@ -89,7 +89,7 @@ class FrameType(IntEnum):
     LOG_PAGE = 41
     STATUS_REPLY = 42
     FAILURE = 43
-    PAIRED = 44
+    PAIRED = 48
 
 
 LIMITS: Final[dict[int, int]] = {int(kind): CONTROL_BYTES_MAX for kind in FrameType} | {
