@@ -62,12 +62,12 @@ def connect(
 ) -> "Session":
     """A session with the machine that a volume is on, to be used in a `with`; `push` and `pull` take it like a volume.
 
-    `location` names a volume over ssh (`host:/srv/volume`, `ssh://host/srv/volume`) or a replica on this machine, which
-    knows its origin. `ref` is what it is about, `wants` (ref, when, path) what will be pulled first: each saves a round
-    trip and neither is needed. What was transferred stays in a replica here (at `replica`, by default in the
-    user's data directory), at most `cache_bytes` of it between operations (by default a tenth of the free disk), so
-    that the next transfer can point to it; with `whole` all of it. `ssh` is the command, with options, that reaches the
-    machine.
+    `location` names a volume over ssh (`host:/srv/volume`, `ssh://host/srv/volume`), one on a server that this machine
+    has paired with (`pfs://host/volume`) or a replica on this machine, which knows its origin. `ref` is what it is
+    about, `wants` (ref, when, path) what will be pulled first: each saves a round trip and neither is needed. What was
+    transferred stays in a replica here (at `replica`, by default in the user's data directory), at most `cache_bytes`
+    of it between operations (by default a tenth of the free disk), so that the next transfer can point to it; with
+    `whole` all of it. `ssh` is the command, with options, that reaches the machine.
     """
     from packetfs.sync.remote import connect
 

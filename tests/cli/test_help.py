@@ -74,7 +74,12 @@ def test_completion_scripts_are_what_the_shell_understands(cli: Cli, shell: str)
 def test_words_are_completed(cli: Cli) -> None:
     asked = {"_PACKETFS_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
 
-    assert cli(env=asked | {"COMP_WORDS": "packetfs p"}).lines == ["plain,push", "plain,pull"]
+    assert cli(env=asked | {"COMP_WORDS": "packetfs p"}).lines == [
+        "plain,push",
+        "plain,pull",
+        "plain,pair",
+        "plain,peers",
+    ]
     options = cli(env=asked | {"COMP_WORDS": "packetfs pull --de", "COMP_CWORD": "2"}).lines
     assert options == ["plain,--delete"]
 

@@ -98,12 +98,12 @@ def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path, remote: Remote, s
     missing = run("push", source, "far:v::main", "-e", str(ssh), "--remote-packetfs", "/no/packetfs", code=7)
     unreachable = run("pull", "far:v::main", tmp_path / "t", "-e", "/bin/false", code=7)
     nothing = remote("pull", "far:v::main", tmp_path / "t", code=1)
-    later = run("push", source, "pfs://far/v:main", code=2)
+    strange = run("push", source, "pfs://far/v:main", code=8)
 
     assert "--remote-packetfs" in missing.err or "packetfs" in missing.err
     assert unreachable.err
     assert "no volume" in nothing.err
-    assert "ssh" in later.err
+    assert "packetfs pair" in strange.err
 
 
 def kill_origin(tmp_path: Path) -> None:

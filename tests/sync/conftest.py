@@ -1,4 +1,4 @@
-"""An origin and a client in one process: the real server and the real client, over memory instead of ssh."""
+"""An origin and a client in one process: the real server and the real client, over memory instead of ssh, or TLS."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,18 +7,27 @@ from pathlib import Path
 import pytest
 
 from packetfs.format.location import Endpoint, Location
-from packetfs.sync import serve
-from packetfs.sync.remote import over
+from packetfs.sync import remote, serve
 from packetfs.sync.session import Session
 from packetfs.wire.connection import Connection
-from packetfs.wire.transports import Transport, memory_pair
+from packetfs.wire.transports import Transport
+from tests.sync import channel
 from tests.volume.conftest import grown
 
 Connect = Callable[..., Session]
 
 
-def answer_honestly(connection: Connection) -> None:
-    serve.serve(connection, lock_wait_s=5)
+@pytest.fixture(params=["memory", pytest.param("tls", marks=pytest.mark.slow)])
+def over(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have every session of the test go over memory, and once more over TLS, as a peer of a server."""
+    if request.param == "tls":
+        channel.current = channel.Secure(tmp_path_factory.mktemp("keys"))
+    yield
+    channel.current = channel.Memory()
+
+
+def answer_honestly(connection: Connection, volume: Path) -> None:
+    serve.serve(connection, lock_wait_s=5, access=channel.current.access(volume))
 
 
 class Origin:
@@ -42,19 +51,22 @@ class Origin:
         whole: bool = False,
         wants: tuple[str, str, bytes] | None = None,
         wrap: Callable[[Transport], Transport] = lambda transport: transport,
-        serve: Callable[[Connection], None] = answer_honestly,
+        serve: Callable[[Connection], None] | None = None,
         patience_s: float = 60,
     ) -> Session:
         """A session of the machine `client`, which has a replica of its own.
 
         `wrap` is the network between, `serve` the far side.
         """
-        near, far = memory_pair()
+        near, far = channel.current.pair()
 
         def answer() -> None:
             connection = Connection(far)
             try:
-                serve(connection)
+                if serve is not None:
+                    serve(connection)
+                else:
+                    answer_honestly(connection, self.path)
             except BaseException as error:  # noqa: BLE001 - the test fails by it, in `close`
                 self.failures.append(error)
             finally:
@@ -64,7 +76,7 @@ class Origin:
         thread.start()
         self._threads.append(thread)
         place = Location(str(self.path), endpoint=Endpoint("ssh", "origin"))
-        session = over(
+        session = remote.over(
             wrap(near),
             place,
             ref=ref,

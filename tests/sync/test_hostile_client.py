@@ -29,10 +29,13 @@ from packetfs.volume import Volume, sources_of
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import CONTROL_BYTES_MAX, FrameType, encode
-from packetfs.wire.transports import Transport, memory_pair
+from packetfs.wire.transports import Transport
 from tests.end_to_end.trees import difference, facts
+from tests.sync import channel
 from tests.sync.conftest import Origin, answer_honestly
 from tests.volume.conftest import grown
+
+pytestmark = pytest.mark.usefixtures("over")
 
 Message = protocol.Message
 ADDRESS = (1 << OFFSET_BITS) + 4096
@@ -150,18 +153,18 @@ class Hostile:
     """A client that says what it likes."""
 
     def __init__(self, path: Path) -> None:
-        near, far = memory_pair()
+        self.path = path
+        near, far = channel.current.pair()
         self.connection = Connection(near, patience_s=60)
         self.client = protocol.Client(software="hostile")
         self.failures: list[BaseException] = []
         self._thread = threading.Thread(target=self._serve, args=(far,), daemon=True)
         self._thread.start()
-        self.path = path
 
     def _serve(self, far: Transport) -> None:
         connection = Connection(far)
         try:
-            answer_honestly(connection)
+            answer_honestly(connection, self.path)
         except BaseException as error:  # noqa: BLE001 - the test fails by it, in `__exit__`
             self.failures.append(error)
         finally:

@@ -14,6 +14,8 @@ from packetfs.wire import protocol
 from tests.sync.conftest import Origin
 from tests.volume.conftest import Tree, on_disk, rested, stored
 
+pytestmark = pytest.mark.usefixtures("over")
+
 
 def push(session: Session, source: Path, ref: str = "main") -> Snapshot:
     snapshot = session.push(sources_of([source]), ref).report.snapshot

@@ -20,6 +20,8 @@ from tests.end_to_end.trees import difference, facts
 from tests.sync.conftest import Origin
 from tests.volume.conftest import grown
 
+pytestmark = pytest.mark.usefixtures("over")
+
 Many = Callable[[int, int], int]
 
 

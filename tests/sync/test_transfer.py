@@ -16,6 +16,8 @@ from tests.end_to_end.trees import difference, facts
 from tests.sync.conftest import Origin
 from tests.volume.conftest import rested
 
+pytestmark = pytest.mark.usefixtures("over")
+
 
 def push(origin: Origin, source: Path, client: str = "client", ref: str = "main"):  # type: ignore[no-untyped-def]
     with origin.connect(client, ref=ref) as session:

@@ -29,6 +29,8 @@ from packetfs.wire.protocol import (
     LogPage,
     Message,
     Origin,
+    Pair,
+    Paired,
     Planned,
     RefList,
     Refs,
@@ -86,6 +88,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.LOG: Log("main"),
     FrameType.STATUS: Status(),
     FrameType.BYE: Bye(),
+    FrameType.PAIR: Pair(PROTOCOL, VERSION, bytes(16), "laptop"),
     FrameType.LITERALS: Literals(b"literals"),
     FrameType.TREE: Tree(b"tree"),
     FrameType.BEGIN: Begin(ID[:16]),
@@ -101,6 +104,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.LOG_PAGE: LogPage([State(7, ID, b"snapshot")]),
     FrameType.STATUS_REPLY: StatusReply({"segments": 3, "position": [7, "ab"]}),
     FrameType.FAILURE: Failure("ConflictError", "ref-moved", "it moved", "push again", {"ref": "main", "found": None}),
+    FrameType.PAIRED: Paired("nas", "laptop", "write", "photos"),
 }
 
 

@@ -46,12 +46,13 @@ from tests.wire.talk import (
 
 ROOT = Path(__file__).parents[2]
 WRITE_HELLO = msgspec.structs.replace(HELLO, intent="write")
-REQUESTS = {kind for kind in FrameType if kind <= FrameType.STATUS}
+REQUESTS = {kind for kind in FrameType if kind <= FrameType.STATUS} | {FrameType.PAIR}
 NUMBERED = REQUESTS  # what bears a number when a client says it
 READING = {"CHECK", "RESOLVE", "ASK", "WANT", "FETCH", "REFS", "LOG", "STATUS", "BYE"}
 # The protocol once more, as docs/design/wire-protocol.md tells it: what a client that writes may say.
 CLIENT_MAY_SAY = {
-    Phase.NEW: {"HELLO"},
+    Phase.NEW: {"HELLO", "PAIR"},
+    Phase.PAIRING: {"BYE"},
     Phase.GREETING: READING,
     Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT"},
     Phase.SENDING: {"ASK", "CHECK", "LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "BYE"},
@@ -61,6 +62,7 @@ CLIENT_MAY_SAY = {
 # And what an origin may, by the oldest request.
 ORIGIN_MAY_SAY = {
     "HELLO": {"WELCOME"},
+    "PAIR": {"PAIRED"},
     "CHECK": {"STATE"},
     "RESOLVE": {"STATE"},
     "ASK": {"KNOWN"},
@@ -83,6 +85,9 @@ def encoded(kind: FrameType, request: int) -> Frame:
 def talk_in(phase: Phase, intent: str = "write") -> Talk:
     talk = Talk()
     if phase is Phase.NEW:
+        return talk
+    if phase is Phase.PAIRING:
+        talk.ask(talk.client.say(SAMPLES[FrameType.PAIR]))
         return talk
     talk.ask(talk.client.say(msgspec.structs.replace(HELLO, intent=intent)))
     if phase is Phase.GREETING:
@@ -141,7 +146,7 @@ def test_who_came_to_read_does_not_write(kind: str) -> None:
 def test_a_client_hears_the_answer_to_its_request_and_refuses_everything_else(
     asked: str | None, kind: FrameType
 ) -> None:
-    talk = talk_in(Phase.NEW if asked == "HELLO" else Phase.READY)
+    talk = talk_in(Phase.NEW if asked in ("HELLO", "PAIR") else Phase.READY)
     client = talk.client
     if asked:
         client.say(SAMPLES[FrameType[asked]] if asked != "HELLO" else WRITE_HELLO)
@@ -150,7 +155,7 @@ def test_a_client_hears_the_answer_to_its_request_and_refuses_everything_else(
     if kind is FrameType.FAILURE:
         with pytest.raises(ConflictError):
             client.receive(frame)
-    elif (asked and kind.name in ORIGIN_MAY_SAY[asked]) or (kind is FrameType.ACK and asked != "HELLO"):
+    elif (asked and kind.name in ORIGIN_MAY_SAY[asked]) or (kind is FrameType.ACK and asked not in ("HELLO", "PAIR")):
         assert client.receive(frame).message == SAMPLES[kind]
     else:
         with pytest.raises(InvalidError, match=kind.name) as caught:

@@ -36,7 +36,9 @@ COMMANDS: Final = {
     "gc": ("gc", "Give back the space that no snapshot needs."),
     "verify": ("verify", "Check every byte of a volume against its digest."),
     "rebuild": ("rebuild", "Recover a lost or damaged journal from the segments."),
-    "serve": ("serve", "Answer one peer on standard input and output."),
+    "serve": ("serve", "Serve volumes to other machines."),
+    "pair": ("pair", "Pair this machine with a server, by a token that `packetfs serve --invite` printed there."),
+    "peers": ("peers", "List the machines that a server lets in, rename one, or revoke it."),
     "completion": ("completion", "Print the script that completes `packetfs` in a shell."),
     "version": ("version", "Print the versions of PacketFS and what it stands on."),
 }
@@ -286,8 +288,8 @@ def app(ctx: click.Context) -> None:
     """Keep directory trees in volumes: address spaces of bytes in which nothing is stored twice.
 
     A LOCATION is [[USER@]HOST:]VOLUME::REF[@WHEN][:/PATH]. REF is `main` when it is left out; WHEN is `latest`, `~N`,
-    a time or a snapshot id. HOST is reached over ssh, and needs packetfs, too. With PACKETFS_VOLUME (or --volume) set,
-    `::REF` and plain `REF` mean that volume.
+    a time or a snapshot id. HOST is reached over ssh, and needs packetfs, too; pfs://HOST/VOLUME:REF is on a server
+    that this machine has paired with. With PACKETFS_VOLUME (or --volume) set, `::REF` and plain `REF` mean that volume.
 
     \b
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 done in part, 4 conflict, 5 damaged data, 6 busy,

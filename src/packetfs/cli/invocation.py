@@ -175,22 +175,17 @@ def _local(location: Location) -> Location:
 
 
 def _reachable(location: Location) -> Location:
-    """`location`, if it is here or can be reached over ssh."""
-    if location.endpoint is None:
-        return location
-    _check_colons(location)
-    if location.endpoint.scheme != "ssh":
-        raise UsageError(
-            f"{str(location)!r}: this version of PacketFS reaches other machines over ssh only",
-            code="remote-unsupported",
-            hint="write HOST:/DIR/VOLUME::REF or ssh://HOST/DIR/VOLUME:REF",
-        )
+    """`location`; one that looks as if it were on another machine, and hardly is meant to be, is refused."""
+    if location.endpoint is not None:
+        _check_colons(location)
     return location
 
 
 def _check_colons(location: Location) -> None:
     """`volume:main` has a colon too few, and is not the machine `volume`."""
     assert location.endpoint is not None
+    if location.endpoint.scheme == "pfs":
+        return
     if location.endpoint.port is None and not location.endpoint.user and os.path.isdir(location.endpoint.host):
         raise UsageError(
             f"{str(location)!r} would be on the machine {location.endpoint.host!r}, and that is a directory here",

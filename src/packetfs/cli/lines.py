@@ -353,6 +353,68 @@ class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):
     kept: str
 
 
+class Listening(Line, frozen=True, tag="listening", kw_only=True):
+    """A server is ready; it runs until it is told to end."""
+
+    root: str
+    host: str
+    port: int
+    device: str
+
+
+class PublicToken(Line, frozen=True, tag="public-token", kw_only=True):
+    """With this token a machine can read what is public; it is no secret."""
+
+    token: str
+
+
+class Invited(Line, frozen=True, tag="invite", kw_only=True):
+    """A token that one machine can use, once."""
+
+    token: str
+    addresses: list[str]
+    role: str
+    volume: str
+    expires: str
+
+
+class Paired(Line, frozen=True, tag="pair", kw_only=True):
+    """This machine has paired with a server. `name` is what it is called there."""
+
+    server: str
+    device: str
+    addresses: list[str]
+    name: str
+    role: str
+    volume: str
+
+
+class PeerLine(Line, frozen=True, tag="peer", kw_only=True):
+    """A machine that a server lets in."""
+
+    name: str
+    device: str
+    grants: dict[str, str]
+    paired: str
+
+
+class OpenInvitation(Line, frozen=True, tag="invitation", kw_only=True):
+    """A token that nobody has used yet; `digest` is that of its secret, and names it to `revoke`."""
+
+    digest: str
+    role: str
+    volume: str
+    expires: str
+
+
+class PeerChanged(Line, frozen=True, tag="peers", kw_only=True):
+    """A machine was renamed or revoked; `name` is what it is called now. Of a token, name and device are empty."""
+
+    action: Literal["rename", "revoke"]
+    name: str
+    device: str
+
+
 class Notice(Line, frozen=True, tag="notice", kw_only=True):
     """Something worth knowing that changes nothing about the outcome."""
 

@@ -1,27 +1,122 @@
-"""`packetfs serve`: answer one peer. Over ssh the peer runs this itself, as the user that it logged in as."""
+"""`packetfs serve`: answer one peer over ssh, or the machines that were paired, over TLS; and invite one more."""
+
+from typing import TYPE_CHECKING
 
 import click
 
-from packetfs.cli.app import command
+from packetfs.cli import lines
+from packetfs.cli.app import command, paths
+from packetfs.cli.config import seconds, size
 from packetfs.cli.invocation import Invocation
-from packetfs.errors import UsageError
+from packetfs.cli.names import shown
+from packetfs.cli.quantities import time_json, time_text
+from packetfs.errors import EXIT_OK, UsageError
+from packetfs.format.location import DEFAULT_PORT, parse_address
+
+if TYPE_CHECKING:
+    from packetfs.format.trust import Role
+
+_EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - to tell that nobody can connect to them
 
 
 @command(
     "serve",
     examples="""
+packetfs serve --root /srv/volumes
+packetfs serve --root /srv/volumes --listen 192.0.2.7:20550 --max-sessions 4 --quota 500G
+packetfs serve --root /srv/volumes --invite --role write --volume photos --expires 1h
 packetfs serve --stdio
 """,
 )
-@click.option("--stdio", is_flag=True, help="Speak on standard input and output.")
-def serve(invocation: Invocation, *, stdio: bool) -> None:
-    """Answer one peer on standard input and output.
+@click.option("--stdio", is_flag=True, help="Speak with one peer on standard input and output, as ssh runs it.")
+@click.option("--root", metavar="DIR", shell_complete=paths, help="The directory whose volumes are served over TLS.")
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: every IPv4 interface, port 20550]")
+@click.option("--invite", is_flag=True, help="Print a token with which one machine can pair, and end.")
+@click.option(
+    "--role",
+    type=click.Choice(["read", "write", "admin"]),
+    default="read",
+    help="What that machine may do: write includes read; admin makes new volumes, too.  [default: read]",
+)
+@click.option("--expires", metavar="TIME", default="24h", help="How long the token is good: 30m, 24h.  [default: 24h]")
+@click.option(
+    "--address",
+    "addresses",
+    metavar="HOST[:PORT]",
+    multiple=True,
+    help="How others reach this machine, for tokens; can be given several times.  [default: its name]",
+)
+@click.option("--public-read", is_flag=True, help="Let every machine read every volume, paired or not.")
+@click.option(
+    "--max-sessions", metavar="N", type=click.IntRange(1), default=8, help="At once, of one peer.  [default: 8]"
+)
+@click.option("--max-bytes-per-s", metavar="SIZE", help="How fast one peer may be, all of its sessions together: 20M.")
+@click.option("--quota", metavar="SIZE", help="How much disk each volume may take: 500G.")
+def serve(
+    invocation: Invocation,
+    *,
+    stdio: bool,
+    root: str | None,
+    listen: str | None,
+    invite: bool,
+    role: "Role",
+    expires: str,
+    addresses: tuple[str, ...],
+    public_read: bool,
+    max_sessions: int,
+    max_bytes_per_s: str | None,
+    quota: str | None,
+) -> int:
+    """Serve volumes to other machines.
 
-    `packetfs push DIR HOST:VOLUME::REF` runs this on HOST through ssh. What the peer may do is what the user may do
-    whom it logged in as.
+    With --root, the volumes in DIR, over TLS 1.3, to machines that were paired: --invite prints a token (with --volume
+    for one volume only), `packetfs pair` uses it, `packetfs peers` lists and revokes. It runs until it gets SIGTERM or
+    Ctrl-C; what it did for whom is in DIR/.packetfs/audit.jsonl.
+
+    With --stdio it answers one peer: `packetfs push DIR HOST:VOLUME::REF` runs that on HOST through ssh. What the peer
+    may do is what the user may do whom it logged in as.
     """
-    if not stdio:
-        raise UsageError("say how: this version answers on standard input and output only", hint="add --stdio")
+    if stdio == (root is not None):
+        raise UsageError("say how: one of --stdio and --root", hint="--root DIR serves the volumes in DIR over TLS")
+    _check_options("--stdio" if stdio else "--invite" if invite else "--root")
+    if stdio:
+        _answer(invocation)
+    elif invite:
+        assert root is not None
+        _invite(invocation, root, role, seconds(expires, "--expires"), addresses)
+    else:
+        assert root is not None
+        from packetfs.sync.listen import Limits
+
+        limits = Limits(
+            sessions=max_sessions,
+            bytes_per_s=_positive(max_bytes_per_s, "--max-bytes-per-s"),
+            quota_bytes=_positive(quota, "--quota"),
+        )
+        _listen(invocation, root, listen, addresses, limits=limits, public_read=public_read)
+    return EXIT_OK
+
+
+_MEANT_FOR = {
+    "--stdio": frozenset({"stdio"}),
+    "--invite": frozenset({"root", "invite", "role", "expires", "addresses"}),
+    "--root": frozenset(
+        {"root", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"},
+    ),
+}
+
+
+def _check_options(mode: str) -> None:
+    """UsageError if an option was given that would do nothing: whoever gave it expects something of it."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.expose_value and name not in _MEANT_FOR[mode]:
+            raise UsageError(f"{parameter.opts[-1]} means nothing to `serve {mode}`", hint="leave it out")
+
+
+def _answer(invocation: Invocation) -> None:
     from packetfs.sync.serve import serve as answer
     from packetfs.sync.usage import prepare_process
     from packetfs.wire.connection import Connection
@@ -33,3 +128,86 @@ def serve(invocation: Invocation, *, stdio: bool) -> None:
         answer(connection, lock_wait_s=invocation.settings.lock_wait_s)
     finally:
         connection.close()
+
+
+def _listen(
+    invocation: Invocation,
+    place: str,
+    listen: str | None,
+    addresses: tuple[str, ...],
+    *,
+    limits: object,
+    public_read: bool,
+) -> None:
+    from packetfs.sync.listen import Limits, Server
+    from packetfs.sync.root import Root
+    from packetfs.sync.usage import prepare_process
+
+    assert isinstance(limits, Limits)
+    prepare_process()
+    output = invocation.output
+    host, port = parse_address(listen) if listen is not None else parse_address("0.0.0.0")  # noqa: S104 - the default
+
+    def failed(error: Exception) -> None:
+        text = f"a session ended because of a bug in PacketFS: {type(error).__name__}: {error}; please report it"
+        output.warning(lines.Notice(code="bug", message=text), text)
+
+    with Server(
+        Root(place),
+        host,
+        port,
+        limits=limits,
+        public_read=public_read,
+        lock_wait_s=invocation.settings.lock_wait_s,
+        failed=failed,
+    ) as server:
+        line = lines.Listening(root=place, host=server.host, port=server.port, device=server.device.hex())
+        output.data(line, f"listening at {server.address}, device {line.device[:12]}")
+        if public_read:
+            token = server.public_token(_reached(addresses, server.address))
+            output.data(lines.PublicToken(token=token), f"every machine may read; for `packetfs pair`: {token}")
+        output.flush()
+        try:
+            server.run()
+        except KeyboardInterrupt:
+            output.notice(lines.Notice(code="stopped", message="ends: it was told to"), "ends: it was told to")
+
+
+def _invite(invocation: Invocation, place: str, role: "Role", valid_s: float, addresses: tuple[str, ...]) -> None:
+    from packetfs.format.trust import EVERY_VOLUME, check_volume
+    from packetfs.sync.identity import own_identity
+    from packetfs.sync.root import Root
+
+    root = Root(place)
+    volume = str(invocation.flags.get("volume") or EVERY_VOLUME)
+    if volume != EVERY_VOLUME:
+        check_volume(volume.encode("utf-8", "surrogateescape"))
+    if valid_s <= 0:
+        raise UsageError("--expires 0 would be a token that nobody can use", hint="write a time such as 1h")
+    reached = _reached(addresses, root.listened())
+    token, expires_ns = root.invite(root.claim(own_identity()), reached, role, volume, valid_s=valid_s)
+    line = lines.Invited(token=token, addresses=reached, role=role, volume=volume, expires=time_json(expires_ns))
+    which = "every volume" if volume == EVERY_VOLUME else shown(volume)
+    invocation.output.notice(
+        lines.Notice(code="invited", message=f"good for one machine, to {role} {which}"),
+        f"good for one machine until {time_text(expires_ns)}, to {role} {which}; it connects to {', '.join(reached)}",
+    )
+    invocation.output.data(line, token)
+
+
+def _reached(addresses: tuple[str, ...], listened: str) -> list[str]:
+    """HOST:PORT that others can connect to: as given, else where the server listens, else the name of this machine."""
+    from packetfs.env import SYSTEM
+
+    host, _, port = listened.rpartition(":")
+    if not addresses:
+        addresses = (SYSTEM.host() if host in ("", *_EVERYWHERE) else host,)
+    found = [parse_address(address, port=int(port or DEFAULT_PORT)) for address in addresses]
+    return [f"{host}:{port}" for host, port in found]
+
+
+def _positive(text: str | None, option: str) -> int | None:
+    value = None if text is None else size(text, option)
+    if value == 0:
+        raise UsageError(f"{option} 0 would let nobody do anything", hint="leave it out for no limit")
+    return value

@@ -19,9 +19,20 @@ from typing import Final, Literal
 from packetfs.errors import UsageError
 from packetfs.format.when import LATEST, When, parse_when
 
-__all__ = ["DEFAULT_REF", "Endpoint", "Location", "check_ref", "parse_location", "parse_path", "with_volume"]
+__all__ = [
+    "DEFAULT_PORT",
+    "DEFAULT_REF",
+    "Endpoint",
+    "Location",
+    "check_ref",
+    "parse_address",
+    "parse_location",
+    "parse_path",
+    "with_volume",
+]
 
 DEFAULT_REF: Final = "main"
+DEFAULT_PORT: Final = 20550  # of a server: the letters PF as a number; registered to nobody, below the ports of clients
 REF_CHARACTERS_MAX: Final = 255  # a ref must fit where file names fit
 _REF = re.compile(r"[A-Za-z0-9._-]+")
 _SCHEME = re.compile(r"(pfs|ssh|file)://")
@@ -117,6 +128,18 @@ def parse_path(text: str | bytes) -> bytes:
             hint="paths begin at the snapshot's root and have no '.' or '..' in them",
         )
     return b"/".join(parts)
+
+
+def parse_address(text: str, *, port: int = DEFAULT_PORT) -> tuple[str, int]:
+    """Host and port of `HOST[:PORT]`, `[IPV6][:PORT]` or `:PORT` (every interface); UsageError if it is none."""
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*|)(?::([0-9]{1,5}))?", text)
+    if found is None or not text or (found[2] and int(found[2]) > 65_535):
+        raise UsageError(
+            f"{text!r} is no address",
+            code="bad-location",
+            hint="write HOST:PORT, [IPV6]:PORT, or :PORT for every interface",
+        )
+    return found[1] or "0.0.0.0", int(found[2] or port)  # noqa: S104 - that is what was asked for
 
 
 def check_ref(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import UsageError
-from packetfs.format.location import Location, parse_location
+from packetfs.format.location import Endpoint, Location, parse_location
 from packetfs.sync.repair import FarSource
 from packetfs.sync.session import Session, replica_path
 from packetfs.volume.replica import Replica, is_replica
@@ -50,9 +50,8 @@ def connect(
         origin, whole = _origin_of(replica, lock_wait_s, env)
         location = parse_location(origin)
     assert location.endpoint is not None, "a replica's origin is on another machine"
-    transport = Ssh(location.endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
     return over(
-        transport,
+        _transport(location.endpoint, ssh, remote_packetfs, env),
         location,
         ref=ref,
         wants=wants,
@@ -70,8 +69,7 @@ def connect(
 def far_source(location: Location, *, ssh: str, remote_packetfs: str) -> FarSource:
     """What is at `location` on another machine, as the copy that a repair takes from; nothing is kept of it here."""
     assert location.endpoint is not None, "a copy on this machine is opened here"
-    transport = Ssh(location.endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
-    connection = Connection(transport, patience_s=PATIENCE_S)
+    connection = Connection(_transport(location.endpoint, ssh, remote_packetfs, SYSTEM), patience_s=PATIENCE_S)
     try:
         return FarSource(connection, location.volume)
     except BaseException:
@@ -122,6 +120,14 @@ def over(
     except BaseException:
         connection.close()
         raise
+
+
+def _transport(endpoint: Endpoint, ssh: str, remote_packetfs: str, env: Env) -> Transport:
+    if endpoint.scheme == "pfs":
+        from packetfs.sync.pairing import reach  # what it stands on takes longer to load than ssh to start
+
+        return reach(endpoint, env=env)
+    return Ssh(endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
 
 
 def _origin_of(replica: str, lock_wait_s: float, env: Env) -> tuple[str, bool]:

@@ -7,7 +7,6 @@ length, address and digest, and here it is checked whether this session may do w
 whatever the reason, keeps what it has received, so that the next one finds it; it never moves a ref.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -28,6 +27,7 @@ from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
+from packetfs.sync.access import AS_USER, Access
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume, reserve
@@ -50,10 +50,13 @@ _HELD_BYTES_MAX: Final = 64 << 10
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
-def serve(connection: Connection, *, lock_wait_s: float, env: Env = SYSTEM) -> None:
-    """Answer one peer until it leaves. Raises nothing for what the peer did: that is said to the peer."""
+def serve(connection: Connection, *, lock_wait_s: float, access: Access = AS_USER, env: Env = SYSTEM) -> None:
+    """Answer one peer until it leaves, as far as `access` lets it.
+
+    Raises nothing for what the peer did: that is said to the peer.
+    """
     with ExitStack() as stack:
-        serving = _Serving(connection, lock_wait_s, env, stack)
+        serving = _Serving(connection, lock_wait_s, env, stack, access)
         try:
             serving.run()
         finally:
@@ -67,9 +70,13 @@ class _PeerGoneError(Exception):
 class _Serving:
     """One session."""
 
-    def __init__(self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack) -> None:
+    def __init__(
+        self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack, access: Access = AS_USER
+    ) -> None:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
+        self._access = access
+        self._used_bytes = 0
         self._env = env
         self._stack = stack
         self._usage = Usage()
@@ -87,6 +94,7 @@ class _Serving:
         self._durable_bytes = 0
         self._answers: dict[type, Callable[..., Iterator[protocol.Message]]] = {
             protocol.Hello: self._hello,
+            protocol.Pair: self._pair,
             protocol.Check: self._check,
             protocol.Resolve: self._resolve,
             protocol.Ask: self._ask,
@@ -109,7 +117,8 @@ class _Serving:
                 try:
                     message = self._origin.receive(self._next()).message
                 except PacketFSError as error:
-                    self._send(self._origin.fail(error))
+                    self._access.answered(None, error)
+                    self._send(self._origin.fail(self._access.told(error)))
                     return
                 if isinstance(message, protocol.Bye):
                     return
@@ -117,6 +126,7 @@ class _Serving:
 
     def _answer(self, message: protocol.Message) -> None:
         try:
+            self._access.check(message)
             if self._replica is not None and not isinstance(message, protocol.Fetch):
                 raise RefusedError(
                     "this is a replica: it answers only another copy of its volume that repairs itself",
@@ -125,8 +135,12 @@ class _Serving:
                 )
             held: list[Buffers] = []
             held_bytes = 0
+            is_noted = False
             # Small answers to one request are one packet.
             for answer in self._answers[type(message)](message):
+                if not is_noted:
+                    self._access.answered(message, None)  # before the peer hears of it
+                    is_noted = True
                 held.append(self._origin.say(answer))
                 held_bytes += sum(memoryview(piece).nbytes for piece in held[-1])
                 if held_bytes >= _HELD_BYTES_MAX:
@@ -134,12 +148,13 @@ class _Serving:
                     held, held_bytes = [], 0
             self._send(*held)
         except PacketFSError as error:
+            self._access.answered(message, error)
             self._incoming = None
             # The commit has kept and closed them.
             if isinstance(error, ConflictError) and isinstance(message, protocol.Commit):
                 self._leases.clear()
                 self._current = None
-            self._send(self._origin.failure(error))
+            self._send(self._origin.failure(self._access.told(error)))
 
     def _next(self) -> Frame:
         """The next frame. An idle peer keeps nothing from being reclaimed, unless a push is under way."""
@@ -179,9 +194,7 @@ class _Serving:
     # Greeting
 
     def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
-        if b"\0" in hello.volume:
-            raise InvalidError(f"a volume's path has no NUL byte: {hello.volume!r}", code="bad-location")
-        path = os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
+        path = self._access.place(hello)
         writes = hello.intent == "write"
         if is_replica(path) and not writes:
             yield self._welcome_of_replica(path)
@@ -195,6 +208,7 @@ class _Serving:
             volume.check_writable()
             reserve.keep(volume.path)
             self._filling = self._stack.enter_context(volume.filling())
+            self._check_quota(0)
             leased = self._grant()
         chunks, position = volume.descriptor.chunks, volume.position
         known = volume.at(hello.known_seq)
@@ -203,7 +217,7 @@ class _Serving:
             software=VERSION,
             volume_id=volume.id,
             chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
-            keys=volume.space.peer_keys,
+            keys=self._access.keys(volume.space.peer_keys),
             seq=position.seq,
             hash=position.hash[:_HASH_BYTES],
             unique_bytes=volume.status().unique_bytes,
@@ -228,11 +242,14 @@ class _Serving:
             software=VERSION,
             volume_id=identity.volume_id,
             chunks=[chunks.min, chunks.avg, chunks.max, chunks.normalisation],
-            keys=identity.keys,
+            keys=self._access.keys(identity.keys),
             seq=position.seq,
             hash=position.hash[:_HASH_BYTES],
             created_ns=identity.created_ns,
         )
+
+    def _pair(self, pair: protocol.Pair) -> Iterator[protocol.Message]:
+        yield self._access.pair(pair)
 
     # Questions
 
@@ -309,6 +326,7 @@ class _Serving:
     def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
         placed = self._receiving().literals(literals.body)
         self._unsaved_bytes += placed
+        self._check_quota(placed)
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
             yield protocol.Ack(durable_bytes=self._durable_bytes)
@@ -404,10 +422,27 @@ class _Serving:
             raise RefusedError("this session was opened for reading only", code="read-only-session")
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
+        if self._leases:
+            self._check_quota(0)
         lease = self._filling.grant(None)
         self._current = lease
         self._leases[lease.segment] = lease
         return protocol.Leased(segment=lease.segment, head=lease.head)
+
+    def _check_quota(self, placed_bytes: int) -> None:
+        """UnavailableError when the volume takes more than its quota; what others store is seen with each lease."""
+        quota = self._access.quota_bytes
+        if quota is None:
+            return
+        self._used_bytes = self._used_bytes + placed_bytes if placed_bytes else self.volume.status().disk_bytes
+        if self._used_bytes > quota:
+            raise UnavailableError(
+                f"the volume's quota of {quota} bytes is exhausted: it takes {self._used_bytes}",
+                code="quota-exceeded",
+                hint="forget snapshots there and run `packetfs gc`, or let whoever runs the server raise its --quota",
+                quota_bytes=quota,
+                used_bytes=self._used_bytes,
+            )
 
     def _checkpoint(self) -> None:
         self._record()

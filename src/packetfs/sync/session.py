@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
@@ -25,6 +25,7 @@ from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot, decode_snapsho
 from packetfs.format.when import LATEST, When
 from packetfs.release import VERSION
 from packetfs.sync.checkout import NO_CARE, Care
+from packetfs.sync.identity import data_directory
 from packetfs.sync.link import ID_BYTES, Link
 from packetfs.sync.receiving import Asked, Budget, Filling, ask_for, budget_of, planned_snapshot
 from packetfs.volume import Ref, Source, Status
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from packetfs.sync.transfer import Pulled, Pushed, Stream
 
 __all__ = ["Session", "Traffic", "replica_path"]
+
+_KEYS_BYTES: Final = 64  # digest key, cut key
+_DIGEST_KEY_BYTES: Final = 32  # all that an origin gives to who may only read
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,8 @@ class Traffic:
 
 def replica_path(origin: str, environment: Mapping[str, str]) -> str:
     """Where the replica of the volume at `origin` is kept, unless a place was named for it."""
-    home = environment.get("XDG_DATA_HOME", "").strip() or os.path.expanduser("~/.local/share")
     name = hashlib.blake2b(origin.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    return os.path.join(home, "packetfs", "replicas", name)
+    return os.path.join(data_directory(environment), "replicas", name)
 
 
 class Session:
@@ -166,7 +169,8 @@ class Session:
             here = Position(welcome.seq, welcome.hash)
             if replica.position != here:
                 replica.record([], position=here)
-            if welcome.state is not None:
+            # What was named and then dropped here is told by its id alone: it is asked for again when it is needed.
+            if welcome.state is not None and not (why and welcome.state.id and not welcome.state.snapshot):
                 session.learn(ref, welcome.state, known)
         except BaseException:
             if replica is not None:
@@ -455,12 +459,12 @@ def _check_order(values: Sequence[str] | Sequence[int]) -> None:
 
 
 def _identity(welcome: protocol.Welcome, origin: str, cache_bytes: int | None) -> Identity:
-    if len(welcome.keys) != 64:
+    if len(welcome.keys) not in (_DIGEST_KEY_BYTES, _KEYS_BYTES):
         raise InvalidError("the greeting of the peer has not the keys of a volume", code="protocol-violation")
     smallest, average, largest, normalisation = welcome.chunks
     return Identity(
         volume_id=welcome.volume_id,
-        keys=welcome.keys,
+        keys=welcome.keys.ljust(_KEYS_BYTES, b"\0"),  # who may not write has no use for the other one
         chunks=ChunkProfile(min=smallest, avg=average, max=largest, normalisation=normalisation),
         created_ns=welcome.created_ns,
         origin=origin,
@@ -472,8 +476,11 @@ def _useless(replica: Replica | None, welcome: protocol.Welcome) -> str:
     """Why what is here cannot be used with this origin; empty if it can."""
     if replica is None:
         return ""
-    if (replica.identity.volume_id, replica.identity.keys) != (welcome.volume_id, welcome.keys):
+    keys = replica.identity.keys
+    if replica.identity.volume_id != welcome.volume_id or not welcome.keys.startswith(keys[:_DIGEST_KEY_BYTES]):
         return "there is another volume at that place now"
+    if len(welcome.keys) == _KEYS_BYTES and keys != welcome.keys:
+        return "this machine could only read the volume, and may write now: it cuts chunks with a key it did not have"
     if not welcome.continues:
         return "the origin has gone back to an earlier state: it was restored from a backup"
     if welcome.reclaimed is None:

@@ -4,10 +4,11 @@ It decides nothing: what fails is an OSError, and whoever calls knows what was m
 """
 
 import os
+from contextlib import suppress
 
 from packetfs import kernel
 
-__all__ = ["make_directory", "remove", "rename", "sync_directory", "write_new"]
+__all__ = ["make_directory", "remove", "rename", "replace", "sync_directory", "write_new"]
 
 
 def write_new(path: str, data: bytes, mode: int = 0o600) -> None:
@@ -20,6 +21,19 @@ def write_new(path: str, data: bytes, mode: int = 0o600) -> None:
         file.flush()
         kernel.fault_point("sync")
         os.fsync(file.fileno())
+
+
+def replace(path: str, data: bytes) -> None:
+    """Let the file `path` hold `data` and nothing else, for its owner alone: killed at any instant, the old or the new.
+
+    On disk when this returns. Two processes must not do this to one file at a time.
+    """
+    scratch = f"{path}.new"
+    with suppress(FileNotFoundError):
+        remove(scratch)  # of one that was killed
+    write_new(scratch, data)
+    rename(scratch, path)
+    sync_directory(os.path.dirname(path))
 
 
 def make_directory(path: str) -> None:

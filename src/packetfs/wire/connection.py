@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from packetfs.errors import InvalidError, UnavailableError
-from packetfs.wire.frames import HEADER_BYTES, Buffers, Decoder, Frame, request_of
+from packetfs.wire.frames import HEADER_BYTES, LITERALS_BYTES_MAX, Buffers, Decoder, Frame, request_of
 from packetfs.wire.transports import Transport, peer_gone
 
 if TYPE_CHECKING:
@@ -28,8 +28,15 @@ class Connection:
     by every later call; frames that came before it are still given out, so that a peer's last words are heard.
     """
 
-    def __init__(self, transport: Transport, *, patience_s: float | None = None) -> None:
-        """With `patience_s`, `receive` waits no longer than that for a peer that says nothing."""
+    def __init__(
+        self, transport: Transport, *, patience_s: float | None = None, body_bytes_max: int = LITERALS_BYTES_MAX
+    ) -> None:
+        """With `patience_s`, `receive` waits no longer than that for a peer that says nothing.
+
+        Of a peer that nobody knows, `body_bytes_max` bounds what it can make us keep.
+        """
+        self._body_bytes_max = body_bytes_max
+        self._queue_bytes_max = min(QUEUE_BYTES_MAX, body_bytes_max)
         self._transport = transport
         self._patience_s = patience_s
         self._sending = threading.Lock()
@@ -119,7 +126,7 @@ class Connection:
         return frame
 
     def _read(self) -> None:
-        decoder = Decoder()
+        decoder = Decoder(body_bytes_max=self._body_bytes_max)
         try:
             while data := self._transport.receive():
                 decoder.feed(data)
@@ -133,7 +140,7 @@ class Connection:
 
     def _queue(self, frame: Frame) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queued_bytes < QUEUE_BYTES_MAX)
+            self._changed.wait_for(lambda: self._closed or self._queued_bytes < self._queue_bytes_max)
             if self._closed:
                 return
             self._frames.append(frame)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTROL_BYTES_MAX",
+    "GREETING_BYTES_MAX",
     "HEADER_BYTES",
     "LIMITS",
     "LITERALS_BYTES_MAX",
@@ -72,6 +73,7 @@ class FrameType(IntEnum):
     LOG = 10
     STATUS = 11
     BYE = 12
+    PAIR = 15
     LITERALS = 16
     TREE = 17
     BEGIN = 18
@@ -87,10 +89,12 @@ class FrameType(IntEnum):
     LOG_PAGE = 41
     STATUS_REPLY = 42
     FAILURE = 43
+    PAIRED = 48
 
 
 LIMITS: Final[dict[int, int]] = {int(kind): CONTROL_BYTES_MAX for kind in FrameType} | {
     FrameType.HELLO: GREETING_BYTES_MAX,
+    FrameType.PAIR: GREETING_BYTES_MAX,
     FrameType.LITERALS: LITERALS_BYTES_MAX,
     FrameType.TREE: TREE_BYTES_MAX,
 }
@@ -136,7 +140,9 @@ class Decoder:
     caller that takes all frames after each piece keeps at most one unfinished frame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, body_bytes_max: int = LITERALS_BYTES_MAX) -> None:
+        """A body longer than `body_bytes_max` is refused, whatever its type may have."""
+        self._body_bytes_max = body_bytes_max
         self._pieces: deque[bytes] = deque()
         self._offset = 0  # up to which the first piece has been taken
         self._held_bytes = 0
@@ -198,8 +204,9 @@ class Decoder:
             raise _bad(f"a frame has version {version}; this version of PacketFS knows {_VERSION}", version=version)
         if kind not in LIMITS:
             raise _bad(f"there is no frame of type {kind}", type=kind)
-        if length > LIMITS[kind]:
-            raise _bad(f"a {FrameType(kind).name} of {length} bytes is longer than {LIMITS[kind]}", type=kind)
+        longest = min(LIMITS[kind], self._body_bytes_max)
+        if length > longest:
+            raise _bad(f"a {FrameType(kind).name} of {length} bytes is longer than {longest}", type=kind)
         self._header = (FrameType(kind), length, request, check)
         self._seed = crc32c(header[:_CHECKED_BYTES])
         return True

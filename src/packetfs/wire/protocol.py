@@ -2,6 +2,7 @@
 
     the client says                     the origin answers
     HELLO                               WELCOME
+    PAIR                                PAIRED; instead of HELLO, and that is all
     CHECK, RESOLVE                      STATE
     ASK                                 KNOWN
     LEASE                               LEASED
@@ -14,8 +15,8 @@
 
 Requests have numbers 1, 2, 3 ... and are answered in their order; several may be on their way. FAILURE is an answer to
 any of them, also in the middle of a stream; one that bears number 0 is about something that has no answer, and ends the
-session, and so does one that answers HELLO. `SPOKEN` says what may be said in which state. Both sides keep the same
-states, so that each refuses at once what the other should not have said.
+session, and so does one that answers HELLO or PAIR. `SPOKEN` says what may be said in which state. Both sides keep the
+same states, so that each refuses at once what the other should not have said.
 
 Bodies are msgspec arrays: fields are only ever added at the end, with defaults, and unknown further ones are ignored
 (docs/design/wire-protocol.md, docs/formats/frames.md). What a body says about a volume is checked by whoever uses it;
@@ -72,6 +73,8 @@ __all__ = [
     "LogPage",
     "Message",
     "Origin",
+    "Pair",
+    "Paired",
     "Phase",
     "Planned",
     "Reclaimed",
@@ -182,6 +185,29 @@ class Hello(_Message, frozen=True, array_like=True):
             _ref(self.ref)
         if self.create and self.intent != "write":
             raise ValueError("it would make a volume to read from")
+
+
+class Pair(_Message, frozen=True, array_like=True):
+    """Let the machine whose key this channel was opened with in, by this token. Said once, instead of HELLO."""
+
+    protocol: Natural
+    software: Name
+    secret: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    """Of a token; nobody else has it."""
+    name: Name = ""
+    """What the machine would like to be called."""
+
+
+class Paired(_Message, frozen=True, array_like=True):
+    """It is let in."""
+
+    server: Name
+    """What the server calls itself."""
+    name: Name
+    """What it calls the client."""
+    role: Literal["read", "write", "admin"]
+    volume: Name
+    """What the token is for; `*` is every volume."""
 
 
 class Check(_Message, frozen=True, array_like=True):
@@ -498,8 +524,10 @@ def said_by_peer(error: BaseException) -> bool:
     return SAID_BY_PEER in getattr(error, "__notes__", ())
 
 
-Request: TypeAlias = Hello | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status
-Answer: TypeAlias = Welcome | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply
+Request: TypeAlias = Hello | Pair | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status
+Answer: TypeAlias = (
+    Welcome | Paired | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply
+)
 Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Bye | Failure
 
 
@@ -525,6 +553,7 @@ _STRUCTS: Final[dict[FrameType, type[_Message]]] = {
     FrameType.LOG: Log,
     FrameType.STATUS: Status,
     FrameType.BYE: Bye,
+    FrameType.PAIR: Pair,
     FrameType.BEGIN: Begin,
     FrameType.WELCOME: Welcome,
     FrameType.STATE: State,
@@ -538,6 +567,7 @@ _STRUCTS: Final[dict[FrameType, type[_Message]]] = {
     FrameType.LOG_PAGE: LogPage,
     FrameType.STATUS_REPLY: StatusReply,
     FrameType.FAILURE: Failure,
+    FrameType.PAIRED: Paired,
 }
 _TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCTS.items()} | {
     Literals: FrameType.LITERALS,
@@ -640,6 +670,7 @@ class Phase(Enum):
 
     NEW = "nothing has been said"
     GREETING = "HELLO has been said and not answered"
+    PAIRING = "PAIR has been said and not answered"
     READY = "anything may be asked"
     SENDING = "literals or a tree have been sent that no commit has claimed"
     WAITING = "a commit has been asked for"
@@ -653,7 +684,8 @@ _READING: Final = frozenset(
 _WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
 
 SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
-    Phase.NEW: frozenset({FrameType.HELLO}),
+    Phase.NEW: frozenset({FrameType.HELLO, FrameType.PAIR}),
+    Phase.PAIRING: frozenset({FrameType.BYE}),
     # A question may follow HELLO at once, so that it costs no round trip of its own. What needs a lease may not.
     Phase.GREETING: _READING | {FrameType.BYE},
     Phase.READY: _READING | _WRITING | {FrameType.BYE},
@@ -668,6 +700,7 @@ _CLAIMED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE
 _UNANSWERED: Final = frozenset({FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.BYE})
 _ANSWERS: Final[Mapping[FrameType, FrameType]] = {
     FrameType.HELLO: FrameType.WELCOME,
+    FrameType.PAIR: FrameType.PAIRED,
     FrameType.CHECK: FrameType.STATE,
     FrameType.RESOLVE: FrameType.STATE,
     FrameType.ASK: FrameType.KNOWN,
@@ -739,6 +772,8 @@ class _Side:
             case Hello():
                 self.phase = Phase.GREETING
                 self.intent = message.intent
+            case Pair():
+                self.phase = Phase.PAIRING
             case Literals() | Begin() | Tree():
                 self.phase = Phase.SENDING
                 return 0
@@ -755,7 +790,7 @@ class _Side:
         if self.phase in (Phase.NEW, Phase.CLOSED):
             return False
         if kind is FrameType.ACK:
-            return self.phase is not Phase.GREETING and self.intent == "write"
+            return self.phase not in (Phase.GREETING, Phase.PAIRING) and self.intent == "write"
         return bool(self._pending) and self._pending[0].expects(kind)
 
     def _answered(self, message: Message) -> int:
@@ -769,12 +804,14 @@ class _Side:
             self._pending.popleft()
             if isinstance(message, Welcome | Committed):
                 self.phase = Phase.READY
+            elif isinstance(message, Paired):
+                self.phase = Phase.CLOSED
         return pending.number
 
     def _failed(self, request: int) -> None:
         """The origin said FAILURE, of the oldest request or of none."""
         pending = self._pending.popleft() if request else None
-        if pending is None or pending.type is FrameType.HELLO:
+        if pending is None or pending.type in (FrameType.HELLO, FrameType.PAIR):
             self.phase = Phase.CLOSED
             self._pending.clear()
         elif pending.type is FrameType.COMMIT:
@@ -869,7 +906,7 @@ class Origin(_Side):
             self._violation(frame, f"it is numbered {frame.request} after request {self._last}")
         message = decode(frame)
         number = self._asked(message)
-        if isinstance(message, Hello) and message.protocol != PROTOCOL:
+        if isinstance(message, Hello | Pair) and message.protocol != PROTOCOL:
             raise _skew(self.software, message.software, message.protocol)
         return Event(number, message)
 

@@ -1,0 +1,251 @@
+"""What a peer may do, asked before each of its requests is answered. Who it is has been proved by then.
+
+Over ssh that is whatever the user may do who logged in. Over TLS it is what the server's operator has given to the
+machine that has that key: roles by volume, which may be taken away while a session is open.
+"""
+
+import os
+from typing import Final, Protocol
+
+from packetfs.env import SYSTEM, Env
+from packetfs.errors import InvalidError, PacketFSError, RefusedError
+from packetfs.format import trust
+from packetfs.sync.root import Root
+from packetfs.wire import protocol
+
+__all__ = ["AS_USER", "Access", "AsPeer", "AsUser"]
+
+_DIGEST_KEY_BYTES: Final = 32  # the first of the keys that belong to a volume; the other one is for who may write
+# What a machine may ask for. Everything else, also what a later version adds, is for who comes as a user of this one.
+_ASKED_BY_READERS: Final = (
+    protocol.Hello,
+    protocol.Pair,
+    protocol.Check,
+    protocol.Resolve,
+    protocol.Ask,
+    protocol.Want,
+    protocol.Fetch,
+    protocol.Refs,
+    protocol.Log,
+    protocol.Status,
+)
+_ASKED_BY_WRITERS: Final = (protocol.Lease, protocol.Literals, protocol.Begin, protocol.Tree, protocol.Commit)
+_TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair)  # what the audit log has lines for
+
+
+class Access(Protocol):
+    """The rights of one session."""
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """What the volume may take on disk; None: as much as there is."""
+
+    def check(self, message: protocol.Message) -> None:
+        """RefusedError unless `message` may be answered now."""
+
+    def place(self, hello: protocol.Hello) -> str:
+        """The path of the volume that is meant; RefusedError unless it may be used like this."""
+
+    def keys(self, keys: bytes) -> bytes:
+        """As much of the keys of that volume as the peer may have."""
+
+    def pair(self, pair: protocol.Pair) -> protocol.Paired:
+        """Let a machine use its token."""
+
+    def told(self, error: PacketFSError) -> PacketFSError:
+        """`error` as the peer may hear it."""
+
+    def answered(self, message: protocol.Message | None, error: PacketFSError | None) -> None:
+        """Take note of what was asked for, and what came of it; None: what came was no message, or out of turn."""
+
+
+class AsUser:
+    """What the user may do as whom this process runs."""
+
+    quota_bytes: int | None = None
+
+    def check(self, message: protocol.Message) -> None:
+        """See Access."""
+
+    def place(self, hello: protocol.Hello) -> str:
+        """See Access."""
+        if b"\0" in hello.volume:
+            raise InvalidError(f"a volume's path has no NUL byte: {hello.volume!r}", code="bad-location")
+        return os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
+
+    def keys(self, keys: bytes) -> bytes:
+        """See Access."""
+        return keys
+
+    def pair(self, pair: protocol.Pair) -> protocol.Paired:
+        """See Access."""
+        del pair
+        raise RefusedError("over ssh there is nothing to pair", code="token-unknown", hint="use the location over ssh")
+
+    def told(self, error: PacketFSError) -> PacketFSError:
+        """See Access."""
+        return error
+
+    def answered(self, message: protocol.Message | None, error: PacketFSError | None) -> None:
+        """See Access."""
+
+
+AS_USER: Final = AsUser()
+
+
+class AsPeer:
+    """What a machine may do that came over TLS."""
+
+    def __init__(
+        self,
+        root: Root,
+        device: bytes,
+        address: str,
+        *,
+        public_read: bool = False,
+        quota_bytes: int | None = None,
+        env: Env = SYSTEM,
+    ) -> None:
+        self.quota_bytes = quota_bytes
+        self._root = root
+        self._device = device.hex()
+        self._address = address
+        self._public_read = public_read
+        self._env = env
+        self._volume: str | None = None
+        self._needed: trust.Role = "read"
+        self._role: trust.Role | None = None
+        self.is_ended = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the machine is paired, or everybody may read."""
+        return self._peer() is not None or self._public_read
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the machine is paired."""
+        return self._peer() is not None
+
+    def end(self) -> None:
+        """Nothing more is answered."""
+        self.is_ended = True
+
+    @property
+    def still_holds(self) -> bool:
+        """Whether the session that was greeted may go on."""
+        return self._volume is None or trust.includes(self._role_now(self._volume), self._needed)
+
+    def check(self, message: protocol.Message) -> None:
+        """See Access."""
+        if isinstance(message, protocol.Pair):
+            return
+        if self.is_ended or not self.is_known:
+            raise self._not_paired()
+        if not self.still_holds:
+            raise self._too_low(self._needed, self._volume or "")
+        if isinstance(message, protocol.Hello):
+            trust.check_volume(message.volume)
+        elif not isinstance(message, _ASKED_BY_READERS):
+            if not isinstance(message, _ASKED_BY_WRITERS):
+                raise RefusedError(
+                    f"a server answers no {type(message).__name__.upper()}: it serves volumes, and nothing beside them",
+                    code="role-too-low",
+                    hint="reach that machine over ssh",
+                )
+            if self._needed == "read":
+                raise self._too_low("write", self._volume or "")
+
+    def place(self, hello: protocol.Hello) -> str:
+        """See Access."""
+        parts = trust.check_volume(hello.volume)
+        name = os.fsdecode(b"/".join(parts))
+        needed: trust.Role = "write" if hello.intent == "write" else "read"
+        # Before anything is looked up: who may not use a volume is not told whether there is one.
+        role = self._role_now(name)
+        if not trust.includes(role, needed):
+            raise self._too_low(needed, name)
+        name, path, exists = self._root.find(hello.volume)
+        if hello.create and not exists and not trust.includes(role, "admin"):
+            raise RefusedError(
+                f"the server has no volume {name!r}, and this machine may not make one there",
+                code="role-too-low",
+                hint="the role `admin` may; or `packetfs init` on the server makes it",
+                volume=name,
+            )
+        self._volume, self._needed, self._role = name, needed, role
+        return path
+
+    def keys(self, keys: bytes) -> bytes:
+        """See Access. Who may read can verify; where chunks end only those may compute who write."""
+        return keys if trust.includes(self._role, "write") else keys[:_DIGEST_KEY_BYTES]
+
+    def pair(self, pair: protocol.Pair) -> protocol.Paired:
+        """See Access."""
+        name = pair.name or "machine"
+
+        def step(book: trust.Book) -> tuple[trust.Book, tuple[trust.Peer, trust.Invitation]]:
+            after, peer, used = trust.redeemed(book, pair.secret, self._device, name, now_ns=self._env.now_ns())
+            return after, (peer, used)
+
+        peer, used = self._root.book.change(step)
+        return protocol.Paired(server=self._env.host(), name=peer.name, role=used.role, volume=used.volume)
+
+    def told(self, error: PacketFSError) -> PacketFSError:
+        """See Access. Where the server keeps its volumes is nobody's business."""
+        path = self._root.path
+        error.message = error.message.replace(f"{path}/", "")
+        error.hint = error.hint.replace(f"{path}/", "")
+        values = {
+            name: value.replace(f"{path}/", "") if isinstance(value, str) else value
+            for name, value in error.values.items()
+        }
+        error.values = values
+        return error
+
+    def answered(self, message: protocol.Message | None, error: PacketFSError | None) -> None:
+        """See Access. The audit log has what a peer came for, and all that was refused."""
+        result = error.code if error is not None else "ok"
+        peer = self._peer()
+        if message is not None and not isinstance(message, _TOLD) and not isinstance(error, RefusedError):
+            return
+        event = type(message).__name__.lower() if message is not None else "broken"
+        fields: dict[str, object] = {"device": self._device, "from": self._address}
+        if peer is None and error is not None:
+            self._root.audit.refused(result, asked=event, **fields)
+            return
+        fields["peer"] = peer.name if peer is not None else ""
+        if isinstance(message, protocol.Hello):
+            fields |= {"volume": message.volume.decode("utf-8", "backslashreplace"), "intent": message.intent}
+        else:
+            fields |= {"volume": self._volume or ""}
+        if isinstance(message, protocol.Commit | protocol.Want):
+            fields["ref"] = message.ref
+        self._root.audit.write(event, result=result, **fields)
+
+    def _peer(self) -> trust.Peer | None:
+        return next((peer for peer in self._root.book.read().peers if peer.device == self._device), None)
+
+    def _role_now(self, volume: str) -> trust.Role | None:
+        peer = self._peer()
+        role = peer.role(volume) if peer is not None else None
+        return role or ("read" if self._public_read else None)
+
+    def _not_paired(self) -> RefusedError:
+        return RefusedError(
+            f"this machine, device {self._device[:12]}, is not paired with the server",
+            code="not-paired",
+            hint="ask who runs it for a token (`packetfs serve --root DIR --invite`), and give that to `packetfs pair`",
+            device=self._device,
+        )
+
+    def _too_low(self, needed: trust.Role, volume: str) -> RefusedError:
+        if not self.is_known:
+            return self._not_paired()
+        return RefusedError(
+            f"this machine may not {needed} the volume {volume!r}",
+            code="role-too-low",
+            hint=f"ask who runs the server for a token with the role `{needed}`, and give that to `packetfs pair`",
+            volume=volume,
+            needed=needed,
+        )
