@@ -72,6 +72,8 @@ class FrameType(IntEnum):
     LOG = 10
     STATUS = 11
     BYE = 12
+    INGEST = 13
+    CHECKOUT = 14
     LITERALS = 16
     TREE = 17
     BEGIN = 18
@@ -87,6 +89,10 @@ class FrameType(IntEnum):
     LOG_PAGE = 41
     STATUS_REPLY = 42
     FAILURE = 43
+    INGESTED = 44
+    CHANGES = 45
+    CHECKED_OUT = 46
+    PROGRESS = 47
 
 
 LIMITS: Final[dict[int, int]] = {int(kind): CONTROL_BYTES_MAX for kind in FrameType} | {
