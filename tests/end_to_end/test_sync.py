@@ -190,10 +190,12 @@ def test_more_than_max_delete_names_are_not_deleted(pair: Pair) -> None:
     for number in range(3):
         (pair.target / f"stray-{number}").touch()
 
+    would = pair.sync("-n", "--delete", "--max-delete", "2", code=3)
     refused = pair.sync("--delete", "--max-delete", "2", code=3)
     assert len(list(pair.target.glob("stray-*"))) == 3
     pair.sync("--delete", "--max-delete", "3")
 
+    assert "--max-delete is 2" in would.err
     assert "--max-delete is 2" in refused.err
     assert difference(facts(pair.source), facts(pair.target)) == []
 
@@ -256,6 +258,8 @@ def test_what_cannot_be_read_is_told_and_nothing_is_deleted_for_it(pair: Pair, t
 def test_a_dry_run_tells_what_will_be_done_and_touches_neither_directory(pair: Pair) -> None:
     grow(pair.source, 10)
     grow(pair.target, 11)
+    (pair.target / "stray").mkdir()
+    (pair.target / "stray" / "file").write_text("stray")
     before = facts(pair.target)
     source = facts(pair.source)
 
@@ -265,6 +269,7 @@ def test_a_dry_run_tells_what_will_be_done_and_touches_neither_directory(pair: P
     assert facts(pair.source) == source
     did = pair.sync("-i", "--delete")
 
+    assert b"*deleting   stray/" in did.out.splitlines()
     assert sorted(map(name_of, told.out.splitlines())) == sorted(map(name_of, did.out.splitlines()))
     if pair.way == "here":
         assert sorted(told.out.splitlines()) == sorted(did.out.splitlines())

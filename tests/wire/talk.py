@@ -82,7 +82,9 @@ COMMIT = Commit(
 INGEST = Ingest([b"*.o"], may_be_missing=True)
 INGESTED = Ingested(1_000_000, unread=1, problems=[Missed(b"locked", "unreadable", 13)], disk_bytes=1_200_000)
 CHECKOUT = Checkout(NEW_ID[:16], [b"*.o"], delete=True, delete_max=100, backup=b"before", tell=True)
-CHANGES = Changes([Changed(b"a/b", "replaced", "file", 4096, ">f.st......"), Changed(b"c", "deleted", "file", 0, "")])
+CHANGES = Changes(
+    [Changed(b"a/b", "replaced", "file", 4096, ">f.st......"), Changed(b"c", "deleted", "file", 0, "*deleting  ")]
+)
 CHECKED_OUT = CheckedOut(0, 1, 0, 1, 40, missed=[Missed(b"a/b", "owner-not-set")], owner_not_set=1, written_bytes=4096)
 COMMITTED = Committed(8, TIME_NS, HASH[:8], NEW_ID[:16], leased_segment=5, leased_head=8192)
 

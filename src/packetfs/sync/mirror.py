@@ -85,7 +85,7 @@ def send(
     selection = Selection(exclude=tuple(care.exclude))
     sources = [Source(os.fsencode(source))]
     if dry_run:
-        counts = _Counts(report, delete=delete)
+        counts = _Counts(report, delete=delete, delete_max=care.delete_max)
         against = "nothing" if ingested.missing else FOUND
         pushed = session.push(
             sources,
@@ -205,27 +205,41 @@ def fetch(
 class _Counts:
     """What would be done, counted while it is told: in what `found` differs from what is to be sent."""
 
-    def __init__(self, report: Report | None, *, delete: bool) -> None:
+    def __init__(self, report: Report | None, *, delete: bool, delete_max: int | None) -> None:
         self._report = report
         self._delete = delete
+        self._delete_max = delete_max
         self._counts: Counter[str] = Counter()
+        self._going = 0
+        self._gone = b"/"  # the directory that was told last to be deleted: what is in it goes without saying
 
     def __call__(self, changes: Sequence[Change]) -> None:
-        meant = [change for change in changes if self._delete or change.action != "deleted"]
+        meant = [change for change in changes if change.action != "deleted" or self._is_told(change)]
         self._counts.update(change.action for change in meant)
         if self._report is not None and meant:
             self._report(meant)
 
+    def _is_told(self, change: Change) -> bool:
+        if not self._delete:
+            return False
+        self._going += 1
+        if change.path.startswith(self._gone):
+            return False
+        if change.kind == "directory":
+            self._gone = change.path + b"/"
+        return True
+
     def synced(self, traffic: Traffic, logical_bytes: int, problems: tuple[Problem, ...], new_bytes: int) -> Synced:
         """What would be done."""
+        too_many = self._delete_max is not None and self._going > self._delete_max
         return Synced(
             dry_run=True,
             created=self._counts["created"],
             replaced=self._counts["replaced"],
             metadata=self._counts["metadata"],
-            deleted=self._counts["deleted"],
+            deleted=0 if too_many else self._counts["deleted"],
             unchanged=None,
-            not_deleted=0,
+            not_deleted=self._going if too_many else 0,
             unsupported=0,
             owner_not_set=0,
             attributes_not_set=0,

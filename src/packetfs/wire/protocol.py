@@ -535,7 +535,7 @@ class Changed(_Message, frozen=True, array_like=True):
     action: Literal["created", "replaced", "metadata", "deleted"]
     kind: Kind
     size: Natural
-    letters: Annotated[str, Meta(max_length=16, pattern=r"\A[!-~]*\Z")]
+    letters: Annotated[str, Meta(max_length=16, pattern=r"\A[ -~]*\Z")]
 
 
 class Changes(_Message, frozen=True, array_like=True):
