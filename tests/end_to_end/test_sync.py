@@ -348,6 +348,23 @@ def test_a_directory_with_the_volume_in_it_is_refused_before_anything_is_written
     assert not (tmp_path / "file").exists()
 
 
+def test_a_home_with_what_packetfs_keeps_in_it_is_synced_without_that(tmp_path: Path, remote: Remote) -> None:
+    grow(tmp_path / "dir", 19, files=5, large_bytes=1000)
+    expected = facts(tmp_path / "dir")
+    how = ["--delete", "--exclude", "/.kept/"]
+
+    remote("sync", *how, f"{tmp_path}/dir/", "far:dir/", home="dir/.kept")
+    (tmp_path / "dir" / "large").unlink()
+    refused = remote("sync", "--delete", "far:dir/", f"{tmp_path}/dir/", home="dir/.kept", code=8)
+    remote("sync", *how, "far:dir/", f"{tmp_path}/dir/", home="dir/.kept")
+
+    assert "--exclude" in refused.err
+    assert (tmp_path / "dir" / ".kept" / "packetfs" / "sync").is_dir()
+    for place in (tmp_path / "dir", tmp_path / "far" / "dir"):
+        found = {path: fact for path, fact in facts(place).items() if not path.startswith(b".kept") and path}
+        assert difference({path: fact for path, fact in expected.items() if path}, found) == []
+
+
 def test_a_new_line_in_the_name_of_the_directory_is_a_name(tmp_path: Path, remote: Remote) -> None:
     grow(tmp_path / "dir", 14, files=5, large_bytes=100)
 

@@ -189,7 +189,7 @@ def refused_with_place(error: RefusedError) -> RefusedError:
     """The same, with what to do where nobody has chosen the place of the volume."""
     if error.code not in ("source-holds-volume", "source-in-volume"):
         return error
-    hint = "sync the directories beside it, or let XDG_DATA_HOME name another place for what PacketFS keeps"
+    hint = "leave out what PacketFS keeps (--exclude /.local/share/packetfs/), or let XDG_DATA_HOME move it"
     return RefusedError(error.message, code=error.code, hint=hint, **error.values)
 
 
