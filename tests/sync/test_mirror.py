@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from packetfs.errors import InvalidError, PacketFSError, RefusedError
+from packetfs.env import SYSTEM
+from packetfs.errors import BusyError, InvalidError, PacketFSError, RefusedError
 from packetfs.events import Change
 from packetfs.sync import mirror
 from packetfs.sync.checkout import NO_CARE
-from packetfs.sync.directory import FOUND, directory_of, named
+from packetfs.sync.directory import FOUND, directory_of, in_turn, named
+from packetfs.sync.serve import serve
 from packetfs.sync.session import Session
 from packetfs.volume import Volume
 from packetfs.wire import protocol
@@ -96,6 +98,46 @@ def test_an_origin_of_before_there_was_sync_is_told_of(far: Far) -> None:
 
     assert caught.value.code == "version-skew"
     assert "upgrade" in caught.value.hint
+
+
+def test_what_a_checkout_of_somebody_else_is_at_is_waited_for_and_told_of(far: Far, source: Path) -> None:
+    """A client that was killed leaves a checkout behind that goes on for a while."""
+    with far.session() as session:
+        mirror.send(session, str(source))
+    meant = directory_of(os.fsencode(named(str(far.path))), os.environ)
+    assert meant is not None
+    grown(source, {"new": b"new"})
+
+    for writes in (True, False):
+        with (
+            in_turn(meant, writes=writes, wait_s=0, env=SYSTEM),
+            far.session(serve=impatient) as session,
+            pytest.raises(BusyError) as caught,
+        ):
+            mirror.send(session, str(source))
+        assert "another sync" in caught.value.message
+    assert not (far.path / "new").exists()
+
+
+def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far: Far, source: Path) -> None:
+    with far.session() as session:
+        mirror.send(session, str(source))
+    other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
+    before = facts(source)
+    with far.session() as session:
+        session.status()  # the greeting and INGEST are over
+        grown(source, {"of the other": b"x"})
+        mirror.send(other, str(source))
+        (source / "of the other").unlink()
+        os.utime(source, ns=(0, before[b""].mtime_ns))
+        done = mirror.send(session, str(source), delete=True)
+
+    assert done.deleted == 1
+    assert difference(before, facts(far.path)) == []
+
+
+def impatient(connection: Connection) -> None:
+    serve(connection, lock_wait_s=1)
 
 
 ROW = protocol.Changed(b"\x1b[31m/../x", "created", "file", 1, ">f")

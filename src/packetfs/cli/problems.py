@@ -46,9 +46,13 @@ def tell_problems(output: "Output", problems: Iterable[Problem]) -> None:
             output.notice(problem, text)
 
 
-def raise_if_lost(problems: Iterable[Problem], *, done: str) -> None:
-    """PartialError if something is missing, or not as it is; `done` says what became of the rest."""
+def raise_if_lost(problems: Iterable[Problem], *, done: str, unread: int = 0) -> None:
+    """PartialError if something is missing, or not as it is; `done` says what became of the rest.
+
+    `unread` counts what could not be read where not all of it is among `problems`.
+    """
     counts = Counter(problem.kind for problem in problems)
+    counts["unreadable"] = max(counts["unreadable"], unread - counts["missing"])
     lost = {kind: counts[kind] for kind in _LOSSES if counts[kind]}
     if lost:
         raise PartialError(

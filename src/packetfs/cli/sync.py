@@ -124,11 +124,11 @@ def sync(
             report=show,
         )
         seconds = meter.elapsed_s
-    _tell(output, ends, done, seconds)
     tell_problems(output, done.problems)
+    _tell(output, ends, done, seconds)
     raise_if_not_deleted(done, delete_max=max_delete, dry_run=dry_run)
     kept = ", and nothing was deleted" if delete and done.unread else ""
-    raise_if_lost(done.problems, done=f"everything else is there{kept}")
+    raise_if_lost(done.problems, done=f"everything else is there{kept}", unread=done.unread)
     raise_if_missed(output, done, how="write there as root")
     return EXIT_OK
 

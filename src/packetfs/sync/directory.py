@@ -6,15 +6,17 @@ logged in as. What the directory holds is kept in a volume of its own (docs/desi
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from packetfs.errors import InvalidError, NotFoundError, RefusedError, UsageError
+from packetfs.env import Env
+from packetfs.errors import BusyError, InvalidError, NotFoundError, RefusedError, UsageError, disk_error
 from packetfs.events import Change, Problem, Progress
 from packetfs.format.snapshot import Snapshot
 from packetfs.sync import checkout
-from packetfs.volume import Source, Volume
+from packetfs.volume import Source, Volume, files
 from packetfs.volume.selection import Pattern, Selection
 from packetfs.wire import protocol
 
@@ -26,6 +28,7 @@ __all__ = [
     "check_out",
     "data_home",
     "directory_of",
+    "in_turn",
     "ingest",
     "named",
     "pages",
@@ -83,18 +86,43 @@ class Found:
 
     snapshot: Snapshot
     said: protocol.Ingest
+    written_ns: int
+    """When a checkout had last begun to write into it."""
 
-    def is_as(self, snapshot: Snapshot, wanted: protocol.Checkout) -> bool:
-        """Whether the directory holds what is wanted already."""
+    def is_as(self, snapshot: Snapshot, wanted: protocol.Checkout, written_ns: int) -> bool:
+        """Whether the directory holds what is wanted already, unless somebody else than us has written into it."""
         return (
-            (self.said.exclude, self.said.checksum) == (wanted.exclude, wanted.checksum)
+            self.written_ns == written_ns
+            and (self.said.exclude, self.said.checksum) == (wanted.exclude, wanted.checksum)
             and self.snapshot.root_digest == snapshot.root_digest
             and self.snapshot.root_is_source == snapshot.root_is_source
         )
 
 
+@contextmanager
+def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Within the block nobody else checks out into the directory: not a session either whose client was killed.
+
+    Gives when a checkout had last begun, and what to call when one begins. Several may read at once. BusyError if
+    somebody is longer at it than one waits.
+    """
+    path = f"{directory.volume}.lock"
+    try:
+        lock = files.take_lock(path, wait_s=wait_s, env=env, shared=not writes)
+    except OSError as error:
+        raise disk_error("open", path, error.errno or 0) from None
+    if lock is None:
+        raise BusyError(
+            f"another sync {'uses' if writes else 'writes into'} {directory.path!r}",
+            hint="run it again when that one has ended",
+            path=directory.path,
+        )
+    with lock:
+        yield os.fstat(lock.fileno()).st_mtime_ns, lambda: os.utime(lock.fileno())
+
+
 def ingest(
-    volume: Volume, directory: Directory, said: protocol.Ingest, tell: Callable[[Progress], None]
+    volume: Volume, directory: Directory, said: protocol.Ingest, written_ns: int, tell: Callable[[Progress], None]
 ) -> tuple[protocol.Ingested, Found | None]:
     """Let `found` name what the directory holds now; None as well if some of it could not be read as it is."""
     path = directory.path
@@ -125,7 +153,7 @@ def ingest(
         disk_bytes=status.disk_bytes,
     )
     is_whole = report.snapshot is not None and not report.statistics.problems
-    return ingested, Found(report.snapshot, said) if report.snapshot is not None and is_whole else None
+    return ingested, Found(report.snapshot, said, written_ns) if report.snapshot is not None and is_whole else None
 
 
 def check_out(

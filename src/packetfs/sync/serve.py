@@ -417,7 +417,9 @@ class _Serving:
         """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
         self._told_s = self._env.monotonic_s()
         self._found = None
-        ingested, self._found = directory.ingest(self.volume, self._meant(), said, self._tell)
+        meant = self._meant()
+        with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
+            ingested, self._found = directory.ingest(self.volume, meant, said, written_ns, self._tell)
         yield ingested
 
     def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
@@ -427,13 +429,15 @@ class _Serving:
         snapshot = self.volume.snapshot(said.id)
         if snapshot is None:
             raise NotFoundError(f"there is no snapshot {said.id[:6].hex()} here", code="snapshot-not-found")
-        if found is not None and found.is_as(snapshot[0], said):
-            counted = snapshot[0].statistics
-            done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
-        else:
-            done = directory.check_out(
-                self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
-            )
+        with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
+            if found is not None and found.is_as(snapshot[0], said, written_ns):
+                counted = snapshot[0].statistics
+                done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
+            else:
+                begin()
+                done = directory.check_out(
+                    self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
+                )
         yield replace(
             done,
             disk_bytes=self.volume.status().disk_bytes,
