@@ -33,6 +33,7 @@ TREE = (
     next(pair.newer for pair in PAIRS if pair.name == "numpy 2.2.2 -> 2.2.3"),
 )
 SESSION, PUSH, PULL, SSH = "packetfs session", "packetfs push", "packetfs pull", "ssh alone"
+SYNC = "packetfs sync"  # for the record: its goals are those of the push in it
 RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
 PATCH, PATCH_PLAIN = "zstd --patch-from", "zstd --patch-from, plain tar"
 
@@ -78,7 +79,7 @@ def cases() -> list[Case]:
 
 def _small_changes() -> list[Case]:
     peers = (*RSYNC, "unison", "restic")
-    everyone = (SESSION, PUSH, PULL, SSH, *peers)
+    everyone = (SESSION, PUSH, PULL, SYNC, SSH, *peers)
     warm = (SESSION,)
 
     def budget(limit: float, over: str = "") -> tuple[Goal, ...]:
@@ -104,7 +105,7 @@ def _small_changes() -> list[Case]:
                 Goal((PUSH, PULL), "wire_bytes", 1_000, net_of_ssh=True),
                 Goal((PUSH, PULL), "round_trips", 2.5, net_of_ssh=True),  # counted by time: half a one is noise
             ),
-            (PUSH, PULL, SSH, "rsync -a", "unison"),
+            (PUSH, PULL, SYNC, SSH, "rsync -a", "unison"),
             probe_ms=400,  # a noisy half second is then one round trip
         ),
         Case("90 files", "28 random bytes appended to each of 90 files", _tree, _edit_90, budget(8_000), everyone),
@@ -204,7 +205,7 @@ def _first_copies() -> list[Case]:
             None,
             _tree,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
+            (SESSION, *both, SYNC, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
         ),
         Case(
             "first copy of a bundle",
@@ -242,7 +243,7 @@ def _far_away() -> list[Case]:
             _files_1664,
             _nothing,
             (Goal((SESSION,), "wall_s", 0.15),),
-            (SESSION, PUSH, PULL, *peers),
+            (SESSION, PUSH, PULL, SYNC, *peers),
             link=far,
             timed=True,
         ),
@@ -252,7 +253,7 @@ def _far_away() -> list[Case]:
             None,
             _files_1664,
             (Goal((PUSH, PULL), "wall_s", 1.0, beside=("rsync -a", "rsync -az")),),
-            (PUSH, PULL, *peers),
+            (PUSH, PULL, SYNC, *peers),
             link=far,
             timed=True,
         ),

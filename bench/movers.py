@@ -139,6 +139,32 @@ class PacketFSPull(PacketFSPush):
         return compared(scene.source, self.arrived(scene), self.forgets)
 
 
+class PacketFSSync(PacketFSPush):
+    """`packetfs sync` into a plain directory at the far side: what `rsync -a --delete` does."""
+
+    name = "packetfs sync"
+    promise = "checked out, verified and durable at the far side before it ends; keeps a volume of it there"
+
+    def missing(self) -> str:
+        told = subprocess.run([PACKETFS, "--help"], capture_output=True, text=True, check=False).stdout
+        return super().missing() or ("" if " sync " in told else "this packetfs does not sync yet")
+
+    def command(self, scene: Scene) -> list[str | Path]:
+        # What the login keeps there would be kept at its home, which is not of this run.
+        there = scene.far / "packetfs"
+        if not there.exists():
+            there.write_text(f'#!/bin/sh\nXDG_DATA_HOME={scene.far}/data exec {PACKETFS} "$@"\n')
+            there.chmod(0o755)
+        how: list[str | Path] = ["-e", scene.machines.ssh_command, "--remote-packetfs", there]
+        return [PACKETFS, "sync", "--delete", *how, f"{scene.source}/", f"{HOST}:{self.arrived(scene)}/"]
+
+    def arrived(self, scene: Scene) -> Path:
+        return scene.far / "copy"
+
+    def verify(self, scene: Scene) -> list[str]:
+        return compared(scene.source, self.arrived(scene), self.forgets)
+
+
 class PacketFSSession(PacketFSPush):
     """Push in a session that is open already: what a program pays that keeps one (bench/session.py holds it)."""
 
@@ -379,6 +405,7 @@ def everyone() -> list[Subject]:
         PacketFSSession(),
         PacketFSPush(),
         PacketFSPull(),
+        PacketFSSync(),
         SshAlone(),
         Rsync(),
         Rsync(*BLOCKS),

@@ -422,6 +422,9 @@ class Patterns:
     def __new__(cls, lines: Sequence[tuple[str, bytes]]) -> Patterns:
         """Patterns, each with the place where it was written; UsageError names the first that is none."""
 
+    def excludes(self, path: bytes, is_directory: bool) -> bool:
+        """Whether they leave a path out, relative to where they begin. What is beneath it they are not asked of."""
+
 @final
 class Selection:
     """What a push stores of its sources."""

@@ -55,6 +55,7 @@ def connect(
     ssh: str = "ssh",
     remote_packetfs: str = "packetfs",
     cache_bytes: int | None = None,
+    rate_bytes_s: int | None = None,
     replica: str | None = None,
     whole: bool = False,
     lock_wait_s: float = 10.0,
@@ -67,7 +68,8 @@ def connect(
     about, `wants` (ref, when, path) what will be pulled first: each saves a round trip and neither is needed. What was
     transferred stays in a replica here (at `replica`, by default in the user's data directory), at most `cache_bytes`
     of it between operations (by default a tenth of the free disk), so that the next transfer can point to it; with
-    `whole` all of it. `ssh` is the command, with options, that reaches the machine.
+    `whole` all of it. `ssh` is the command, with options, that reaches the machine; no more than `rate_bytes_s` go
+    either way in a second.
     """
     from packetfs.sync.remote import connect
 
@@ -81,6 +83,7 @@ def connect(
         ssh=ssh,
         remote_packetfs=remote_packetfs,
         cache_bytes=cache_bytes,
+        rate_bytes_s=rate_bytes_s,
         replica=replica,
         whole=whole,
         lock_wait_s=lock_wait_s,

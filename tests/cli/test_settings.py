@@ -20,6 +20,7 @@ LADDER: list[tuple[str, Any, tuple[str, str, Any], tuple[str, Any], Any]] = [
     ("remote_packetfs", "/a", ("PACKETFS_REMOTE", "/b", "/b"), ('remote-packetfs = "/c"', "/c"), "packetfs"),
     ("cache_bytes", 1, ("PACKETFS_CACHE_SIZE", "1.5K", 1536), ('cache-size = "2G"', 2 << 30), None),
     ("cache_bytes", 1, ("PACKETFS_CACHE_SIZE", "7", 7), ("cache-size = 5", 5), None),
+    ("rate_bytes_s", 1, ("PACKETFS_BWLIMIT", "1.5M", 3 << 19), ("bwlimit = 100", 100 << 10), None),
     ("verbosity", 1, ("PACKETFS_VERBOSITY", "-1", -1), ("verbosity = -1", -1), 0),
 ]
 

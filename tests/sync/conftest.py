@@ -9,6 +9,7 @@ import pytest
 from packetfs.format.location import Endpoint, Location
 from packetfs.sync import remote, serve
 from packetfs.sync.session import Session
+from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Transport
 from tests.sync import channel
@@ -50,13 +51,14 @@ class Origin:
         cache_bytes: int | None = None,
         whole: bool = False,
         wants: tuple[str, str, bytes] | None = None,
+        ingest: protocol.Ingest | None = None,
         wrap: Callable[[Transport], Transport] = lambda transport: transport,
         serve: Callable[[Connection], None] | None = None,
         patience_s: float = 60,
     ) -> Session:
         """A session of the machine `client`, which has a replica of its own.
 
-        `wrap` is the network between, `serve` the far side.
+        `wrap` is the network between, `serve` the far side. With `ingest` the path is that of a directory to sync.
         """
         near, far = channel.current.pair()
 
@@ -85,6 +87,7 @@ class Origin:
             cache_bytes=cache_bytes,
             whole=whole,
             wants=wants,
+            ingest=ingest,
             replica=str(self.replicas / client),
             lock_wait_s=1,
             patience_s=patience_s,

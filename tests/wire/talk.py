@@ -13,7 +13,11 @@ from packetfs.wire.protocol import (
     Ask,
     Begin,
     Bye,
+    Changed,
+    Changes,
     Check,
+    CheckedOut,
+    Checkout,
     Client,
     Commit,
     Committed,
@@ -21,6 +25,8 @@ from packetfs.wire.protocol import (
     Failure,
     Fetch,
     Hello,
+    Ingest,
+    Ingested,
     Known,
     Lease,
     Leased,
@@ -28,10 +34,12 @@ from packetfs.wire.protocol import (
     Log,
     LogPage,
     Message,
+    Missed,
     Origin,
     Pair,
     Paired,
     Planned,
+    Progress,
     RefList,
     Refs,
     RefState,
@@ -73,6 +81,13 @@ COMMIT = Commit(
     paths=[b"/home/ann"],
     statistics=list(msgspec.structs.astuple(Statistics(files=3, logical_bytes=4096))),
 )
+INGEST = Ingest([b"*.o"], may_be_missing=True)
+INGESTED = Ingested(1_000_000, unread=1, problems=[Missed(b"locked", "unreadable", 13)], disk_bytes=1_200_000)
+CHECKOUT = Checkout(NEW_ID[:16], [b"*.o"], delete=True, delete_max=100, backup=b"before", tell=True)
+CHANGES = Changes(
+    [Changed(b"a/b", "replaced", "file", 4096, ">f.st......"), Changed(b"c", "deleted", "file", 0, "*deleting  ")]
+)
+CHECKED_OUT = CheckedOut(0, 1, 0, 1, 40, missed=[Missed(b"a/b", "owner-not-set")], owner_not_set=1, written_bytes=4096)
 COMMITTED = Committed(8, TIME_NS, HASH[:8], NEW_ID[:16], leased_segment=5, leased_head=8192)
 
 SAMPLES: dict[FrameType, Message] = {
@@ -104,6 +119,12 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.LOG_PAGE: LogPage([State(7, ID, b"snapshot")]),
     FrameType.STATUS_REPLY: StatusReply({"segments": 3, "position": [7, "ab"]}),
     FrameType.FAILURE: Failure("ConflictError", "ref-moved", "it moved", "push again", {"ref": "main", "found": None}),
+    FrameType.INGEST: INGEST,
+    FrameType.CHECKOUT: CHECKOUT,
+    FrameType.INGESTED: INGESTED,
+    FrameType.CHANGES: CHANGES,
+    FrameType.CHECKED_OUT: CHECKED_OUT,
+    FrameType.PROGRESS: Progress(7, 1 << 20, files_total=40),
     FrameType.PAIRED: Paired("nas", "laptop", "write", "photos"),
 }
 
@@ -164,6 +185,26 @@ def session_push_small() -> list[bytes]:
     talk.ask(talk.client.say(Tree(b"tree")))
     talk.ask(talk.client.say(COMMIT))
     talk.answer(talk.origin.say(COMMITTED))
+    talk.ask(talk.client.say(Bye()))
+    return talk.said
+
+
+def session_sync() -> list[bytes]:
+    """A directory there is ingested, something is sent for it, and it is made to hold that."""
+    talk = Talk()
+    hello = msgspec.structs.replace(HELLO, volume=b"\0/srv/www", intent="write", create=True, ref="sent")
+    talk.ask(talk.client.say(hello))
+    talk.ask(talk.client.say(INGEST))
+    talk.answer(talk.origin.say(msgspec.structs.replace(WELCOME, leased=Leased(5, 4096))))
+    talk.answer(talk.origin.say(Progress(7, 1 << 20)))
+    talk.answer(talk.origin.say(INGESTED))
+    talk.ask(talk.client.say(Begin(ID[:16])))
+    talk.ask(talk.client.say(Tree(b"tree")))
+    talk.ask(talk.client.say(msgspec.structs.replace(COMMIT, ref="sent")))
+    talk.answer(talk.origin.say(COMMITTED))
+    talk.ask(talk.client.say(CHECKOUT))
+    talk.answer(talk.origin.say(CHANGES))
+    talk.answer(talk.origin.say(CHECKED_OUT))
     talk.ask(talk.client.say(Bye()))
     return talk.said
 

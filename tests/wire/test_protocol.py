@@ -42,19 +42,20 @@ from tests.wire.talk import (
     frame_of,
     session_noop,
     session_push_small,
+    session_sync,
 )
 
 ROOT = Path(__file__).parents[2]
 WRITE_HELLO = msgspec.structs.replace(HELLO, intent="write")
-REQUESTS = {kind for kind in FrameType if kind <= FrameType.STATUS} | {FrameType.PAIR}
+REQUESTS = {kind for kind in FrameType if kind < FrameType.LITERALS and kind is not FrameType.BYE}
 NUMBERED = REQUESTS  # what bears a number when a client says it
 READING = {"CHECK", "RESOLVE", "ASK", "WANT", "FETCH", "REFS", "LOG", "STATUS", "BYE"}
 # The protocol once more, as docs/design/wire-protocol.md tells it: what a client that writes may say.
 CLIENT_MAY_SAY = {
     Phase.NEW: {"HELLO", "PAIR"},
     Phase.PAIRING: {"BYE"},
-    Phase.GREETING: READING,
-    Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT"},
+    Phase.GREETING: READING | {"INGEST"},
+    Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"},
     Phase.SENDING: {"ASK", "CHECK", "LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "BYE"},
     Phase.WAITING: {"BYE"},
     Phase.CLOSED: set[str](),
@@ -73,6 +74,8 @@ ORIGIN_MAY_SAY = {
     "REFS": {"REF_LIST"},
     "LOG": {"LOG_PAGE"},
     "STATUS": {"STATUS_REPLY"},
+    "INGEST": {"PROGRESS", "INGESTED"},
+    "CHECKOUT": {"PROGRESS", "CHANGES", "CHECKED_OUT"},
 }
 
 
@@ -133,7 +136,7 @@ def test_an_origin_hears_what_may_be_said_and_refuses_everything_else(phase: Pha
         assert talk.origin.phase is Phase.CLOSED
 
 
-@pytest.mark.parametrize("kind", ["LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT"])
+@pytest.mark.parametrize("kind", ["LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"])
 def test_who_came_to_read_does_not_write(kind: str) -> None:
     talk = talk_in(Phase.READY, "read")
 
@@ -261,6 +264,17 @@ def test_a_want_is_planned_then_streamed_then_done() -> None:
     talk.answer(talk.origin.say(protocol.Done()))
 
     assert talk.client.outstanding == talk.origin.outstanding == 0
+
+
+@pytest.mark.parametrize("kind", [FrameType.INGEST, FrameType.CHECKOUT])
+def test_nothing_is_pushed_while_the_origin_is_at_work_on_a_directory(kind: FrameType) -> None:
+    talk = talk_in(Phase.READY)
+    talk.ask(talk.client.say(SAMPLES[kind]))
+
+    with pytest.raises(AssertionError):
+        talk.client.say(protocol.Tree(b"tree"))
+    with pytest.raises(InvalidError):
+        talk.origin.receive(Frame(FrameType.TREE, 0, b"tree"))
 
 
 def test_nothing_is_pushed_while_a_pull_streams() -> None:
@@ -401,6 +415,18 @@ def test_a_welcome_of_another_protocol_is_refused() -> None:
         (FrameType.REF_LIST, [[["../x", 1, 1, ID, b""]]]),
         (FrameType.WELCOME, [1, "v", bytes(15), [1, 2, 3, 4], b"", 1, HASH := bytes(32)]),
         (FrameType.WELCOME, [1, "v", bytes(16), [1, 2, 3], b"", 1, bytes(32)]),
+        (FrameType.INGEST, [[b"*"] * 4097]),
+        (FrameType.INGEST, [[b"x" * 4097]]),
+        (FrameType.CHECKOUT, [b"short"]),
+        (FrameType.CHECKOUT, [bytes(16), [], True, -1]),
+        (FrameType.INGESTED, [1, False, 0, [[b"x", "gone fishing", 0]]]),
+        (FrameType.CHECKED_OUT, [-1, 0, 0, 0, 0]),
+        (FrameType.CHANGES, [[[b"x", "painted", "file", 1, ">f"]]]),
+        (FrameType.CHANGES, [[[b"x", "created", "socket", 1, ">f"]]]),
+        (FrameType.CHANGES, [[[b"x", "created", "file", 1, "\x1b[31m"]]]),
+        (FrameType.CHANGES, [[[b"x", "created", "file", 1, "f" * 17]]]),
+        (FrameType.CHANGES, [[[b"x", "created", "file", 1, ">f\n"]]]),
+        (FrameType.CHANGES, [[[b"", "created", "file", 1, ""]] * (protocol.CHANGES_MAX + 1)]),
         (FrameType.FAILURE, ["X", "y", "z", "", {"deep": [[[[1]]]]}]),
         (FrameType.STATUS_REPLY, [{str(number): 1 for number in range(65)}]),
     ],
@@ -449,7 +475,12 @@ def test_an_unchanged_volume_costs_94_bytes_and_one_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("session-noop-v1.bin", session_noop()), ("session-push-small-v1.bin", session_push_small())]
+    ("name", "said"),
+    [
+        ("session-noop-v1.bin", session_noop()),
+        ("session-push-small-v1.bin", session_push_small()),
+        ("session-sync-v1.bin", session_sync()),
+    ],
 )
 def test_sessions_are_those_of_the_golden_files(name: str, said: list[bytes]) -> None:
     """The files are never edited: a protocol that changes in another way than by added fields gets new ones."""

@@ -22,6 +22,11 @@ impl Patterns {
         let lines: Vec<Line> = lines.into_iter().map(|(place, pattern)| Line { place, pattern }).collect();
         engine::Patterns::new(&lines).map(|value| Patterns { value }).map_err(|error| raised(py, error))
     }
+
+    /// See `_kernel.pyi`.
+    fn excludes(&self, path: &[u8], is_directory: bool) -> bool {
+        self.value.excludes(path, is_directory) == Some(true)
+    }
 }
 
 /// See `_kernel.pyi`.

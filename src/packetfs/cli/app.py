@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "init": ("init", "Create an empty volume."),
     "push": ("push", "Store directories and files as a new snapshot of a ref."),
     "pull": ("pull", "Write a snapshot, or a part of it, into a directory."),
+    "sync": ("sync", "Make a directory on one machine hold what one on another machine holds."),
     "ls": ("ls", "List what a snapshot holds."),
     "cat": ("cat", "Write files of a snapshot to standard output."),
     "find": ("find", "Find in which snapshots a file was."),
@@ -207,6 +208,13 @@ _REMOTE: Final = (
         expose_value=False,
         callback=_keep("cache_bytes", lambda text: config.size(text, "--cache-size")),
         help="How much of its volume to keep here: 2G.  [default: a tenth of the free disk; env: PACKETFS_CACHE_SIZE]",
+    ),
+    click.option(
+        "--bwlimit",
+        metavar="RATE",
+        expose_value=False,
+        callback=_keep("rate_bytes_s", lambda text: config.rate(text, "--bwlimit")),
+        help="Move at most so much a second each way: 500K, 2M; a bare number counts KiB.  [env: PACKETFS_BWLIMIT]",
     ),
 )
 _SHARED: Final = (

@@ -54,6 +54,7 @@ def clone(invocation: Invocation, *, location: str, directory: str, full: bool) 
             ssh=chosen.ssh,
             remote_packetfs=chosen.remote_packetfs,
             cache_bytes=chosen.cache_bytes,
+            rate_bytes_s=chosen.rate_bytes_s,
             whole=full,
             replica=os.path.abspath(directory),
             lock_wait_s=chosen.lock_wait_s,

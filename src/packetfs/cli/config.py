@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What PacketFS is called there."""
     cache_bytes: int | None = None
     """How much of another machine's volume is kept here between commands; None: a tenth of the free disk."""
+    rate_bytes_s: int | None = None
+    """How many bytes a second may go to and come from another machine; None: as many as there is room for."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -53,6 +55,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keb
     ssh: str | None = None
     remote_packetfs: str | None = None
     cache_size: int | str | None = None
+    bwlimit: int | str | None = None
 
 
 def settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -101,6 +104,12 @@ def size(text: str, origin: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
+def rate(text: str, origin: str) -> int | None:
+    """Bytes a second, as rsync has them: `500K`, `2M`; a bare number counts KiB, and 0 is no limit."""
+    bare = text.strip()[-1:].isdigit()
+    return size(f"{text}K" if bare else text, origin) or None
+
+
 def _switch(text: str, origin: str) -> bool:
     answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     try:
@@ -125,6 +134,7 @@ _VARIABLES: "Final[dict[str, tuple[str, Callable[[str, str], Any]]]]" = {
     "PACKETFS_SSH": ("ssh", lambda text, _: text),
     "PACKETFS_REMOTE": ("remote_packetfs", lambda text, _: text),
     "PACKETFS_CACHE_SIZE": ("cache_bytes", size),
+    "PACKETFS_BWLIMIT": ("rate_bytes_s", rate),
 }
 
 
@@ -169,6 +179,8 @@ def _from_file(path: str, *, named: bool) -> dict[str, Any]:
         chosen["lock_wait_s"] = seconds(str(chosen.pop("lock_wait")), f"{path}: lock-wait")
     if "cache_size" in chosen:
         chosen["cache_bytes"] = size(str(chosen.pop("cache_size")), f"{path}: cache-size")
+    if "bwlimit" in chosen:
+        chosen["rate_bytes_s"] = rate(str(chosen.pop("bwlimit")), f"{path}: bwlimit")
     return chosen
 
 

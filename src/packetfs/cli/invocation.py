@@ -13,12 +13,13 @@ from packetfs.cli.config import Settings, settings, wants_json
 from packetfs.cli.names import shown_message
 from packetfs.cli.output import Output
 from packetfs.errors import PacketFSError, RefusedError, UsageError
-from packetfs.format.location import Location, parse_location, with_volume
+from packetfs.format.location import Location, parse_directory, parse_location, with_volume
 
 if TYPE_CHECKING:
     from packetfs.sync.session import Session
     from packetfs.volume.replica import Replica
     from packetfs.volume.volume import Volume
+    from packetfs.wire.protocol import Ingest
 
     Opened = Volume | Session | Replica
     """What a location can be opened as: all of them read alike."""
@@ -135,6 +136,45 @@ class Invocation:
             ssh=chosen.ssh,
             remote_packetfs=chosen.remote_packetfs,
             cache_bytes=chosen.cache_bytes,
+            rate_bytes_s=chosen.rate_bytes_s,
+            lock_wait_s=chosen.lock_wait_s,
+            discarded=self.tell_of_replica,
+        )
+
+    def directory(self, text: str) -> Location:
+        """The directory that `text` names, here or where ssh leads, in place of a location's volume."""
+        endpoint, path = parse_directory(text)
+        if endpoint is not None and endpoint.scheme != "ssh":
+            raise UsageError(
+                f"{text!r}: this version of PacketFS reaches directories on other machines over ssh only",
+                code="remote-unsupported",
+                hint="write [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR",
+            )
+        return Location(path, endpoint=endpoint)
+
+    def session_with_directory(
+        self, place: Location, *, ref: str, ingest: "Ingest", wants: tuple[str, str, bytes] | None, wants_data: bool
+    ) -> "Session":
+        """A session with the machine that the directory `place` is on, about that directory; see `sync.mirror`."""
+        from packetfs.sync.remote import connect
+        from packetfs.sync.usage import prepare_process
+
+        prepare_process()
+        chosen = self.settings
+        return connect(
+            place,
+            ref=ref,
+            ingest=ingest,
+            wants=wants,
+            wants_data=wants_data,
+            writes=True,
+            create=True,
+            ssh=chosen.ssh,
+            remote_packetfs=chosen.remote_packetfs,
+            cache_bytes=chosen.cache_bytes,
+            rate_bytes_s=chosen.rate_bytes_s,
+            replica=None,
+            whole=False,
             lock_wait_s=chosen.lock_wait_s,
             discarded=self.tell_of_replica,
         )

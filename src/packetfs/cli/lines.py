@@ -67,7 +67,7 @@ class Pulled(Line, frozen=True, tag="pull", kw_only=True):
 
 
 class Transferred(Line, frozen=True, tag="transfer", kw_only=True):
-    """What a push to or a pull from another machine moved and took.
+    """What a push to, a pull from or a sync with another machine moved and took.
 
     `literal_bytes` is content that had to travel, `delta_bytes` the part of it coded against what both sides held,
     `coded_bytes` what all of it took; `pointers` counts the extents that were pointed at instead. Bytes sent and
@@ -88,6 +88,31 @@ class Transferred(Line, frozen=True, tag="transfer", kw_only=True):
     anonymous_bytes: int
     peer_anonymous_bytes: int
     disk_bytes: int
+
+
+class Synced(Line, frozen=True, tag="sync", kw_only=True):
+    """A sync is done: what was done to the directory `target`, in names.
+
+    `unchanged` is None in a dry run that sends. `unread` counts names of the source that could not be read: then
+    nothing is deleted. `far_disk_bytes` is what the volume on the other machine takes, 0 where it was not asked.
+    """
+
+    source: bytes
+    target: bytes
+    dry_run: bool
+    created: int
+    replaced: int
+    metadata: int
+    deleted: int
+    not_deleted: int
+    unchanged: int | None
+    unsupported: int
+    owner_not_set: int
+    attributes_not_set: int
+    unread: int
+    written_bytes: int
+    far_disk_bytes: int
+    seconds: float
 
 
 class Cloned(Line, frozen=True, tag="clone", kw_only=True):

@@ -1,8 +1,7 @@
 """`packetfs pull`: write a snapshot, or a part of it, into a directory."""
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,23 +9,15 @@ from packetfs.cli import lines
 from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
-from packetfs.cli.quantities import amount, bytes_text, duration
-from packetfs.cli.selection import pattern_options, patterns, tell_changes
+from packetfs.cli.quantities import bytes_text, duration
+from packetfs.cli.selection import pattern_options, patterns
 from packetfs.cli.traffic import tell_traffic
-from packetfs.errors import EXIT_OK, PartialError, UsageError
-from packetfs.events import Change, ProblemKind
+from packetfs.cli.written import counts_text, raise_if_missed, raise_if_not_deleted, tell_missed, teller
+from packetfs.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
-    from packetfs.cli.output import Output
-    from packetfs.sync.checkout import Ownership, PullReport
+    from packetfs.sync.checkout import Ownership
     from packetfs.sync.session import Traffic
-
-_SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
-_MISSED: "Final[dict[ProblemKind, str]]" = {
-    "owner-not-set": "does not belong to its owner",
-    "device-not-made": "is a device and was not made",
-    "attributes-not-set": "has not all its extended attributes",
-}
 
 
 @command(
@@ -106,19 +97,7 @@ def pull(
         checksum=checksum,
     )
 
-    def show(changes: Sequence[Change]) -> None:
-        if itemize_changes:
-            tell_changes(output, changes)
-            return
-        if not dry_run and output.verbosity < 1:
-            return  # a million lines are only written when they were asked for
-        for change in changes:
-            text = f"{_SIGNS[change.action]} {shown(change.path)}"
-            if dry_run:
-                output.data(change, text)
-            else:
-                output.detail(change, text)
-
+    show = teller(output, itemize=itemize_changes, dry_run=dry_run)
     traffic: Traffic | None = None
     with (
         invocation.open(place, pulls=True) as volume,
@@ -174,36 +153,17 @@ def pull(
         written_bytes=report.written_bytes,
         seconds=round(seconds, 3),
     )
-    counts = [
-        f"{count:,} {word}"
-        for count, word in (
-            (report.created, "created"),
-            (report.replaced, "replaced"),
-            (report.metadata, "with new metadata"),
-            (report.deleted, "deleted"),
-            (report.unchanged, "unchanged"),
-        )
-        if count
-    ]
     output.notice(
         summary,
         f"{place.line}@{snapshot.short} {'would go' if dry_run else 'is'} in {shown(os.fsencode(directory))}: "
-        f"{', '.join(counts) or 'nothing in it'} ({bytes_text(report.written_bytes)} "
+        f"{counts_text(report) or 'nothing in it'} ({bytes_text(report.written_bytes)} "
         f"{'to write' if dry_run else 'written'}) in {duration(seconds)}",
     )
     if traffic is not None:
         tell_traffic(output, traffic, snapshot.statistics.logical_bytes)
-    missed = _missed(output, report)
-    if report.not_deleted:
-        raise PartialError(
-            f"{amount(report.not_deleted, 'name')} had to be deleted, and --max-delete is {max_delete}: nothing "
-            f"{'would be' if dry_run else 'was'} deleted",
-            code="too-much-to-delete",
-            hint=f"{'' if dry_run else 'the rest is done; '}`-n --delete` lists them, and --max-delete can be larger",
-            not_deleted=report.not_deleted,
-        )
-    if missed is not None:
-        raise missed
+    tell_missed(output, report)
+    raise_if_not_deleted(report, delete_max=max_delete, dry_run=dry_run)
+    raise_if_missed(report, how="pull as root")
     return EXIT_OK
 
 
@@ -224,31 +184,4 @@ def _ownership(*, numeric: bool, chown: str | None, restore: bool) -> "Ownership
         numeric=numeric,
         user=named_or_numbered("user", user) if user else None,
         group=named_or_numbered("group", group) if group else None,
-    )
-
-
-def _missed(output: "Output", report: "PullReport") -> PartialError | None:
-    """What to raise if something could not be set; the first names of each kind are told."""
-    if report.is_whole:
-        return None
-    for problem in report.missed:
-        output.warning(problem, f"{shown(problem.path)}: {_MISSED[problem.kind]}")
-    parts = [
-        f"{amount(count, 'name')} {text}"
-        for count, text in (
-            (report.owner_not_set, "of another owner than in the snapshot"),
-            (report.unsupported, "of devices not made"),
-            (report.attributes_not_set, "without all extended attributes"),
-        )
-        if count
-    ]
-    return PartialError(
-        ", ".join(parts),
-        code="pull-incomplete",
-        hint="everything else is there; pull as root, or say --no-owner if owners do not matter"
-        if report.owner_not_set
-        else "everything else is there; pull as root, or onto a file system that has them",
-        unsupported=report.unsupported,
-        owner_not_set=report.owner_not_set,
-        attributes_not_set=report.attributes_not_set,
     )

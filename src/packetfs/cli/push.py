@@ -1,11 +1,10 @@
 """`packetfs push`: store directories, files or a stream as a new snapshot of a ref."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -16,11 +15,12 @@ from packetfs.cli.config import seconds, size
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
+from packetfs.cli.problems import raise_if_lost, tell_problems
 from packetfs.cli.quantities import amount, bytes_text, duration
 from packetfs.cli.selection import names, pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
 from packetfs.errors import EXIT_OK, NotFoundError, PacketFSError, PartialError, UsageError
-from packetfs.events import Problem, ProblemKind, VolumeCreated
+from packetfs.events import VolumeCreated
 from packetfs.format.location import Location
 from packetfs.format.snapshot import Labels, check_labels
 from packetfs.format.when import LATEST, AtTime, parse_when
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
     from packetfs.sync.session import Session, Traffic
     from packetfs.volume import PushReport, Source, Volume
     from packetfs.volume.selection import Selection
-
-_PROBLEMS: "Final[dict[ProblemKind, str]]" = {
-    "vanished": "vanished before it was read",
-    "changed": "changed during each of three readings; what the last one found is stored",
-    "unreadable": "cannot be read",
-    "missing": "was asked for and is not there",
-    "unsupported": "is of a kind that is not stored",
-    "attributes": "is stored without its extended attributes",
-}
-_LOSSES: "Final[dict[ProblemKind, str]]" = {
-    "unreadable": "could not be read and is missing",
-    "missing": "asked for and not there",
-    "changed": "kept changing and may be stored half old, half new",
-    "attributes": "has extended attributes that are not stored",
-}
 
 
 @command(
@@ -343,8 +328,7 @@ def _volume(invocation: Invocation, place: Location, *, dry_run: bool) -> "Itera
 
 def _conclude(output: Output, place: Location, report: "PushReport", traffic: "Traffic | None" = None) -> int:
     """Say what was done; PartialError if something is missing from the snapshot."""
-    for problem in report.problems:
-        _tell(output, problem)
+    tell_problems(output, report.problems)
     counted = report.statistics
     snapshot = report.snapshot
     summary = lines.Pushed(
@@ -370,28 +354,8 @@ def _conclude(output: Output, place: Location, report: "PushReport", traffic: "T
     output.notice(summary, _summary(report))
     if traffic is not None:
         tell_traffic(output, traffic, counted.logical_bytes)
-    counts = Counter(problem.kind for problem in report.problems)
-    lost = {kind: counts[kind] for kind in _LOSSES if counts[kind]}
-    if lost:
-        raise PartialError(
-            ", ".join(f"{amount(count, 'name')} {_LOSSES[kind]}" for kind, count in lost.items()),
-            hint="everything else is stored; run the same command again when these can be read",
-            unreadable=counts["unreadable"],
-            changed=counts["changed"],
-            missing=counts["missing"],
-            attributes=counts["attributes"],
-        )
+    raise_if_lost(report.problems, done="everything else is stored")
     return EXIT_OK
-
-
-def _tell(output: Output, problem: Problem) -> None:
-    text = f"{shown(problem.path)}: {_PROBLEMS[problem.kind]}"
-    if problem.errno:
-        text += f": {os.strerror(problem.errno)}"
-    if problem.kind in _LOSSES:
-        output.warning(problem, text)
-    else:
-        output.notice(problem, text)
 
 
 def _summary(report: "PushReport") -> str:

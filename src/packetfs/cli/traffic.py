@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["tell_traffic"]
 
 
-def tell_traffic(output: "Output", traffic: "Traffic", logical_bytes: int) -> None:
-    """Say it."""
+def tell_traffic(output: "Output", traffic: "Traffic", logical_bytes: int, *, far_bytes: int = 0) -> None:
+    """Say it; `far_bytes` is what is kept on disk there, where that is for this transfer alone."""
     line = lines.Transferred(
         logical_bytes=logical_bytes,
         literal_bytes=traffic.literal_bytes,
@@ -40,4 +40,6 @@ def tell_traffic(output: "Output", traffic: "Traffic", logical_bytes: int) -> No
         f"{traffic.peer_cpu_s:.2f} s and {bytes_text(traffic.peer_anonymous_bytes)} there; "
         f"{bytes_text(traffic.disk_bytes)} kept on disk here"
     )
+    if far_bytes:
+        text += f", {bytes_text(far_bytes)} there"
     output.notice(line, text)

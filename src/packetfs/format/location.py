@@ -26,6 +26,7 @@ __all__ = [
     "Location",
     "check_ref",
     "parse_address",
+    "parse_directory",
     "parse_location",
     "parse_path",
     "with_volume",
@@ -116,6 +117,38 @@ def parse_location(text: str, *, zone: tzinfo | None = None) -> Location:
     if re.match(r"[a-z][a-z0-9+.-]*://", text):
         raise _wrong(text, "only pfs://, ssh:// and file:// are known")
     return _parse_shell(text, zone)
+
+
+def parse_directory(text: str) -> tuple[Endpoint | None, str]:
+    """The machine (None: this one) and the directory that `text` spells, the slash at its end included.
+
+        [[user@]host:]DIR
+        ssh://[user@]host[:port]/DIR
+
+    UsageError when it spells none.
+    """
+    if "\0" in text:
+        raise _no_directory(text, "it has a NUL in it")
+    if _SCHEME.match(text):
+        from urllib.parse import unquote_to_bytes
+
+        scheme, _, rest = text.partition("://")
+        authority, slash, tail = rest.partition("/")
+        path = os.fsdecode(unquote_to_bytes(tail))
+        if not slash or "\0" in path:
+            raise _no_directory(text, "it names no directory")
+        return _parse_authority(text, scheme, authority), f"/{path}"
+    found = _HOST.match(text)
+    if not found or text[found.end() : found.end() + 1] != ":":
+        if not text:
+            raise _no_directory(text, "it is empty")
+        return None, text
+    rest = text[found.end() + 1 :]
+    if rest.startswith(":"):
+        raise _no_directory(text, "`::` is how rsync names a daemon's module, or a ref in a volume")
+    if not rest:
+        raise _no_directory(text, "it names a machine and no directory")
+    return Endpoint("ssh", found[2], user=found[1] or ""), rest
 
 
 def parse_path(text: str | bytes) -> bytes:
@@ -223,6 +256,15 @@ def _parse_inside(text: str, head: str, zone: tzinfo | None) -> tuple[str, When]
 
 def _wrong(text: str, why: str) -> UsageError:
     return UsageError(f"{text!r} is no location: {why}", code="bad-location", hint=_HINT, location=text)
+
+
+def _no_directory(text: str, why: str) -> UsageError:
+    return UsageError(
+        f"{text!r} is no directory: {why}",
+        code="bad-location",
+        hint="write DIR, [USER@]HOST:DIR or ssh://HOST/DIR; ./a:b for a directory here with a colon in its name",
+        location=text,
+    )
 
 
 def with_volume(location: Location, volume: str, endpoint: Endpoint | None = None) -> Location:

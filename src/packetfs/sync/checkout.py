@@ -16,7 +16,7 @@ from packetfs.format.snapshot import Snapshot
 from packetfs.sync.left import SEVERAL, Left
 from packetfs.volume import owners
 from packetfs.volume.ingest import teller
-from packetfs.volume.selection import Pattern, patterns_of
+from packetfs.volume.selection import Pattern, leaves_out, patterns_of
 from packetfs.volume.trees import Trees
 
 __all__ = ["AS_STORED", "NO_CARE", "Care", "Ownership", "PullReport", "pull", "refuse_growth"]
@@ -112,7 +112,7 @@ def pull(
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
-    _refuse_volume(volume, directory, delete=delete)
+    _refuse_volume(volume, directory, delete=delete, exclude=care.exclude)
     patterns = patterns_of(care.exclude)
     if care.delete_max is not None and care.delete_max < 0:
         raise UsageError(f"{care.delete_max} is no number of names", hint="0 or more names may be deleted at most")
@@ -232,7 +232,9 @@ def _backup_of(volume: Trees, care: Care) -> bytes | None:
     return backup
 
 
-def _refuse_volume(volume: Trees, directory: bytes, *, delete: bool) -> None:
+def _refuse_volume(
+    volume: Trees, directory: bytes, *, delete: bool, exclude: Sequence[str | bytes | Pattern] = ()
+) -> None:
     """A pull into the volume's own files, or one that would delete them, is never meant."""
     home = os.path.realpath(os.fsencode(volume.path))
     target = os.path.realpath(directory)
@@ -240,10 +242,11 @@ def _refuse_volume(volume: Trees, directory: bytes, *, delete: bool) -> None:
         raise RefusedError(
             f"{os.fsdecode(directory)!r} is inside the volume itself", hint="pull into a directory of your own"
         )
-    if delete and os.path.commonpath([home, target]) == target:
+    holds = os.path.commonpath([home, target]) == target
+    if delete and holds and not leaves_out(exclude, os.path.relpath(home, target)):
         raise RefusedError(
             f"the volume lies inside {os.fsdecode(directory)!r}, and --delete would delete it",
-            hint="leave --delete out, or pull into another directory",
+            hint="leave --delete out, spare it (--exclude /ITS/PATH/), or pull into another directory",
         )
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import UsageError
+from packetfs.errors import InvalidError, RefusedError, UsageError
 from packetfs.format.location import Endpoint, Location, parse_location
+from packetfs.sync.directory import named
 from packetfs.sync.repair import FarSource
 from packetfs.sync.session import Session, replica_path
 from packetfs.volume.replica import Replica, is_replica
+from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Ssh, Transport
 
@@ -28,18 +30,24 @@ def connect(
     *,
     ref: str,
     wants: tuple[str, str, bytes] | None = None,
+    ingest: protocol.Ingest | None = None,
+    wants_data: bool = True,
     writes: bool,
     create: bool,
     ssh: str,
     remote_packetfs: str,
     cache_bytes: int | None,
+    rate_bytes_s: int | None = None,
     replica: str | None,
     whole: bool,
     lock_wait_s: float,
     discarded: Callable[[str], None] | None,
     env: Env = SYSTEM,
 ) -> Session:
-    """A session with the machine that `location` is on, or, if it is a replica here, with the replica's origin."""
+    """A session with the machine that `location` is on, or, if it is a replica here, with the replica's origin.
+
+    With `ingest` the location names a directory there: see `over`.
+    """
     if location.endpoint is None:
         if not is_replica(location.volume):
             raise UsageError(
@@ -50,11 +58,18 @@ def connect(
         origin, whole = _origin_of(replica, lock_wait_s, env)
         location = parse_location(origin)
     assert location.endpoint is not None, "a replica's origin is on another machine"
+    transport = _transport(location.endpoint, ssh, remote_packetfs, env)
+    if rate_bytes_s is not None:
+        from packetfs.wire.pace import Paced
+
+        transport = Paced(transport, rate_bytes_s, env=env)
     return over(
-        _transport(location.endpoint, ssh, remote_packetfs, env),
+        transport,
         location,
         ref=ref,
         wants=wants,
+        ingest=ingest,
+        wants_data=wants_data,
         writes=writes,
         create=create,
         cache_bytes=cache_bytes,
@@ -83,6 +98,8 @@ def over(
     *,
     ref: str = "",
     wants: tuple[str, str, bytes] | None = None,
+    ingest: protocol.Ingest | None = None,
+    wants_data: bool = True,
     writes: bool = True,
     create: bool = False,
     cache_bytes: int | None = None,
@@ -96,27 +113,45 @@ def over(
 ) -> Session:
     """A session over `transport` with the origin of the volume at `location`. With `whole`, nothing is evicted.
 
-    An origin that owes an answer and says nothing for `patience_s` is taken for gone.
+    An origin that owes an answer and says nothing for `patience_s` is taken for gone. With `ingest` the volume of
+    `location` is a directory there, and the session is one of the volume in which the origin keeps what it holds.
     """
     origin = str(Location(location.volume, endpoint=location.endpoint))
+    volume = location.volume
+    if ingest is not None:
+        # No volume has such a location, so its replica is nobody else's.
+        origin, volume = f"sync {origin}", named(volume)
     place = replica or replica_path(origin, environment)
+    if ingest is not None:
+        origin = os.fsencode(origin).decode("utf-8", "backslashreplace")  # from here on for people only
     limit = None if whole else (cache_bytes if cache_bytes is not None else _default_cache_bytes(place))
     connection = Connection(transport, patience_s=patience_s)
     try:
         return Session.open(
             connection,
-            location.volume,
+            volume,
             origin=origin,
             place=place,
             writes=writes,
             create=create,
             ref=ref,
             wants=wants,
+            ingest=ingest,
+            wants_data=wants_data,
             cache_bytes=limit,
             lock_wait_s=lock_wait_s,
             env=env,
             discarded=discarded,
         )
+    except InvalidError as error:
+        connection.close()
+        if ingest is None or error.code != "bad-location" or not protocol.said_by_peer(error):
+            raise
+        raise RefusedError(
+            "packetfs on the other machine is too old to sync a directory",
+            code="version-skew",
+            hint="upgrade packetfs there, or push to a volume there and pull from it",
+        ) from None
     except BaseException:
         connection.close()
         raise

@@ -1,5 +1,7 @@
 """The origin's side of a session: answers one peer from a volume on this machine.
 
+Where the peer names a directory, that is the volume in which what the directory holds is kept (`directory.py`).
+
 A replica that is here answers too, but only with ranges that another copy asks for to repair itself: it orders nothing.
 
 What the peer says is hostile until it is checked: `wire.protocol` has checked form and order, the kernel checks every
@@ -7,9 +9,12 @@ length, address and digest, and here it is checked whether this session may do w
 whatever the reason, keeps what it has received, so that the next one finds it; it never moves a ref.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Final
+
+from msgspec.structs import replace
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
@@ -21,16 +26,20 @@ from packetfs.errors import (
     PacketFSError,
     RefusedError,
     UnavailableError,
+    disk_error,
 )
+from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
-from packetfs.sync.access import AS_USER, Access
+from packetfs.sync import directory
+from packetfs.sync.access import AS_USER, Access, AsUser
+from packetfs.sync.directory import Directory, Found, directory_of
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
-from packetfs.volume import Volume, reserve
+from packetfs.volume import Volume, files, reserve
 from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.removals import Ranges
 from packetfs.volume.replica import Replica, is_replica
@@ -47,6 +56,7 @@ _ROOM_BYTES_MIN: Final = 1 << 20  # with less a segment is not worth leasing to 
 _PREFIX_BYTES: Final = 16  # of a digest or an id
 _HASH_BYTES: Final = 8
 _HELD_BYTES_MAX: Final = 64 << 10
+_TELL_S: Final = 1.0  # between words to a peer that waits
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
@@ -84,6 +94,9 @@ class _Serving:
         self._volume: Volume | None = None
         self._greeted_round: int | None = None
         self._replica: Replica | None = None
+        self._directory: Directory | None = None
+        self._found: Found | None = None
+        self._told_s = 0.0
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -108,6 +121,8 @@ class _Serving:
             protocol.Refs: self._refs,
             protocol.Log: self._log,
             protocol.Status: self._status,
+            protocol.Ingest: self._ingest,
+            protocol.Checkout: self._checkout,
         }
 
     def run(self) -> None:
@@ -194,8 +209,15 @@ class _Serving:
     # Greeting
 
     def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
-        path = self._access.place(hello)
         writes = hello.intent == "write"
+        # A directory is for who may do here what the user may; a server serves volumes only.
+        self._directory = directory_of(hello.volume, os.environ) if isinstance(self._access, AsUser) else None
+        if self._directory is None:
+            path = self._access.place(hello)
+        else:
+            path = self._directory.volume
+            if hello.create and writes:
+                _make_room(os.path.dirname(path))
         if is_replica(path) and not writes:
             yield self._welcome_of_replica(path)
             return
@@ -409,6 +431,58 @@ class _Serving:
             anonymous_kib=self._usage.anonymous_kib(),
         )
 
+    # A directory
+
+    def _ingest(self, said: protocol.Ingest) -> Iterator[protocol.Message]:
+        """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
+        self._told_s = self._env.monotonic_s()
+        self._found = None
+        meant = self._meant()
+        with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
+            ingested, self._found = directory.ingest(self.volume, meant, said, written_ns, self._tell)
+        yield ingested
+
+    def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
+        """The directory is made to hold a snapshot; one that it was just found to hold is not looked for again."""
+        meant, self._told_s = self._meant(), self._env.monotonic_s()
+        found, self._found = self._found, None
+        snapshot = self.volume.snapshot(said.id)
+        if snapshot is None:
+            raise NotFoundError(f"there is no snapshot {said.id[:6].hex()} here", code="snapshot-not-found")
+        with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
+            if found is not None and found.is_as(snapshot[0], said, written_ns):
+                counted = snapshot[0].statistics
+                done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
+            else:
+                begin()
+                done = directory.check_out(
+                    self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
+                )
+        yield replace(
+            done,
+            disk_bytes=self.volume.status().disk_bytes,
+            cpu_ms=self._usage.cpu_ms(),
+            anonymous_kib=self._usage.anonymous_kib(),
+        )
+
+    def _meant(self) -> Directory:
+        if self._directory is None:
+            raise InvalidError("this session is about a volume, not about a directory", code="protocol-violation")
+        return self._directory
+
+    def _tell(self, progress: Progress) -> None:
+        """Let a peer that waits know now and then that we are at work; if it has gone, stop."""
+        now_s = self._env.monotonic_s()
+        if now_s - self._told_s >= _TELL_S:
+            self._told_s = now_s
+            totals = progress.files_total, progress.bytes_total
+            self._send(self._origin.say(protocol.Progress(progress.files, progress.bytes, *totals)))
+
+    def _tell_changes(self, changes: Sequence[Change]) -> None:
+        """Tell them as they happen: nothing is kept of a million names."""
+        for page in directory.pages(changes):
+            self._send(self._origin.say(page))
+
     # What the above needs
 
     @property
@@ -481,6 +555,14 @@ class _Serving:
         if known and snapshot.id.startswith(known):
             return protocol.State(seq=seq, id=snapshot.id)
         return _state(snapshot, seq)
+
+
+def _make_room(path: str) -> None:
+    """The directory in which volumes of directories are."""
+    try:
+        files.make_directory(path)
+    except OSError as error:
+        raise disk_error("create", path, error.errno or 0) from None
 
 
 def _told(rows: Sequence[Ranges]) -> list[protocol.Reclaimed] | None:

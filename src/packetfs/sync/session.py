@@ -94,6 +94,8 @@ class Session:
         self.origin_bytes = welcome.unique_bytes
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()
+        self.ingesting = 0
+        """The INGEST that was said with the greeting, to be heard by who opened the session; 0: none was."""
         self._asked: Asked | None = None
         self._known: dict[str, Snapshot | None] = {}
         self._fresh: set[str] = set()
@@ -109,7 +111,9 @@ class Session:
         writes: bool = False,
         create: bool = False,
         ref: str = "",
+        ingest: protocol.Ingest | None = None,
         wants: tuple[str, str, bytes] | None = None,
+        wants_data: bool = True,
         cache_bytes: int | None = None,
         lock_wait_s: float = 10.0,
         env: Env = SYSTEM,
@@ -119,7 +123,8 @@ class Session:
 
         `origin` is the location without a ref: what the replica is a replica of. `ref` is what the session is about:
         its state comes with the greeting. What will be pulled first (`wants`: ref, when, path) is asked for at once;
-        that answer tells what the ref names.
+        that answer tells what the ref names; without `wants_data` a first copy comes without its content. Where
+        `volume` names a directory, `ingest` is asked for before that.
         `discarded` is told why an older replica was of no use.
         """
         replica = Replica.open(place, lock_wait_s=lock_wait_s, env=env)
@@ -140,12 +145,14 @@ class Session:
                     known_seq=position.seq if position is not None else 0,
                     known_hash=position.hash[:8] if position is not None else b"",
                 ),
-                more=wants is not None,
+                more=wants is not None or ingest is not None,
             )
+            ingesting = link.say(ingest, more=wants is not None) if ingest is not None else 0
             asked = None
             if wants is not None:
                 with suppress(DamagedError):  # the pull itself will find out, and knows what to do about it
-                    asked = ask_for(link, replica, *wants, data=True)
+                    data = wants_data or (replica is not None and replica.newest() is not None)
+                    asked = ask_for(link, replica, *wants, data=data)
                 link.flush()
             welcome = link.hear(greeting, protocol.Welcome)
             why = _useless(replica, welcome)
@@ -165,6 +172,7 @@ class Session:
                 if cache_bytes is not None and replica.identity.cache_bytes is not None:
                     replica.limit(cache_bytes)
             session = cls(link, replica, welcome, origin=origin, env=env)
+            session.ingesting = ingesting
             session._asked = asked
             here = Position(welcome.seq, welcome.hash)
             if replica.position != here:

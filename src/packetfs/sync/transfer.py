@@ -154,15 +154,23 @@ def pull(
     dry_run: bool = False,
     check_space: bool = True,
     ownership: checkout.Ownership = checkout.AS_STORED,
+    held: tuple[Source, Selection] | None = None,
+    sparse: bool = False,
     progress: Watch | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
-    """Make the directory `target` hold what a snapshot has at `path`. See `checkout.pull`: it promises the same."""
+    """Make the directory `target` hold what a snapshot has at `path`. See `checkout.pull`: it promises the same.
+
+    What of the content is in the directory `held` already need not travel. A dry run that is `sparse` needs none.
+    """
     meter = _Meter(session, pushes=False)
     while True:
         try:
-            snapshot = session.receive(ref, str(when), path, data=True)
-            fetch_absent(session, snapshot, path, check_space=check_space)
+            snapshot = session.receive(ref, str(when), path, data=not sparse)
+            if not sparse:
+                if held is not None and _is_worth_holding(session, snapshot):
+                    _hold(session, *held, progress)
+                fetch_absent(session, snapshot, path, check_space=check_space)
             done = checkout.pull(
                 session.replica,
                 snapshot,
@@ -185,6 +193,30 @@ def pull(
         counts = (counted.literal_bytes, counted.delta_bytes, counted.coded_bytes, counted.pointer_count)
         session.replica.evict()
         return Pulled(done, meter.traffic(counts))
+
+
+def _is_worth_holding(session: Session, snapshot: Snapshot) -> bool:
+    """Whether so much of a snapshot is not here that it pays to read what is."""
+    kept = session.replica.kept(snapshot.id)
+    if kept is None or kept.complete or not session.writes:
+        return False
+    absent = session.replica.space.absent(snapshot.root, b"")
+    return asks(sum(length for _, length in absent), 0)
+
+
+def _hold(session: Session, source: Source, selection: Selection, progress: Watch | None) -> None:
+    """Read a directory here and put what of it the origin has where the origin has it. The rest goes nowhere."""
+    try:
+        found = Ingest(session.replica, [source], selection)
+    except RefusedError:
+        return  # the replica lies in it, or it in the replica: then it is not looked at, and all of it travels
+    try:
+        with _Sending(session, has_base=True) as sending:
+            found.run(sending.grant, None, None, dry_run=False, progress=progress, ask=sending)
+            sending.record_known()
+    finally:
+        session.leased = None
+        session.replica.forget_uncommitted()
 
 
 def fetch_absent(session: Session, snapshot: Snapshot, path: bytes, *, check_space: bool = False) -> None:
@@ -420,6 +452,11 @@ class _Sending:
         except UnavailableError:
             return False
         return True
+
+    def record_known(self) -> None:
+        """Write down what the origin said that it has, and nothing of what was put into its leases."""
+        durable = [lease.sync() for segment, lease in self._leases.items() if segment not in self._begins]
+        self._session.replica.record(durable)
 
     def counts(self) -> tuple[int, int, int, int]:
         """Literal, delta and coded bytes, and pointers."""

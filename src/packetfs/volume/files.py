@@ -3,12 +3,17 @@
 It decides nothing: what fails is an OSError, and whoever calls knows what was meant and says it.
 """
 
+import fcntl
 import os
 from contextlib import suppress
+from typing import BinaryIO, Final
 
 from packetfs import kernel
+from packetfs.env import Env
 
-__all__ = ["make_directory", "remove", "rename", "replace", "sync_directory", "write_new"]
+__all__ = ["make_directory", "remove", "rename", "replace", "sync_directory", "take_lock", "write_new"]
+
+_WAIT_S: Final = 0.025  # between looks at a lock
 
 
 def write_new(path: str, data: bytes, mode: int = 0o600) -> None:
@@ -52,6 +57,22 @@ def remove(path: str) -> None:
     """Remove the file `path`; FileNotFoundError if it is not there."""
     kernel.fault_point("remove")
     os.unlink(path)
+
+
+def take_lock(path: str, *, wait_s: float, env: Env, shared: bool = False) -> BinaryIO | None:
+    """The file `path`, made if need be, locked until it is closed; None if somebody else holds it for longer."""
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115 - held open
+    begun_s = env.monotonic_s()
+    while True:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if env.monotonic_s() - begun_s >= wait_s:
+                file.close()
+                return None
+            env.sleep(_WAIT_S)
+        else:
+            return file
 
 
 def sync_directory(path: str) -> None:

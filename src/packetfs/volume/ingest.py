@@ -22,7 +22,7 @@ from packetfs.format.snapshot import Labels, Snapshot, Statistics
 from packetfs.volume import files, owners, refs, reserve, space
 from packetfs.volume.commit import Proposal, commit
 from packetfs.volume.keys import Keys
-from packetfs.volume.selection import ALL, Selection
+from packetfs.volume.selection import ALL, Selection, leaves_out
 
 if TYPE_CHECKING:
     from packetfs.volume.volume import Volume
@@ -141,7 +141,7 @@ class Ingest:
         """With `checksum` every file is read, whatever the stat cache says of it."""
         self._holder = holder
         self.sources = [Source(os.path.abspath(source.path), source.name) for source in sources]
-        _check_sources(self.sources, holder.path)
+        _check_sources(self.sources, holder.path, selection)
         if selection.names is not None and self.sources[0].name is not None:
             raise UsageError("names to select are relative to one directory", hint="push a single directory")
         self._selection = selection.kernel()
@@ -436,7 +436,7 @@ def _device(path: str) -> int:
         return 0
 
 
-def _check_sources(sources: Sequence[Source], volume: str) -> None:
+def _check_sources(sources: Sequence[Source], volume: str, selection: Selection) -> None:
     """Refuse what could only end badly: nothing, something that is not there, or the volume inside of itself."""
     if not sources:
         raise UsageError("there is nothing to push", hint="name a directory or files")
@@ -456,11 +456,12 @@ def _check_sources(sources: Sequence[Source], volume: str) -> None:
                 hint="push what you want to keep, not the volume that keeps it",
                 path=os.fsdecode(source.path),
             )
-        if inside.startswith(os.path.join(os.path.realpath(source.path), b"")):
+        around = os.path.join(os.path.realpath(source.path), b"")
+        if inside.startswith(around) and not leaves_out(selection.exclude, inside[len(around) : -1]):
             raise RefusedError(
                 f"the volume {volume!r} lies inside {os.fsdecode(source.path)!r}: a push would store it in itself",
                 code="source-holds-volume",
-                hint="push the directories beside it, or move the volume elsewhere",
+                hint="leave it out (--exclude /ITS/PATH/), push the directories beside it, or move it elsewhere",
                 path=os.fsdecode(source.path),
             )
 

@@ -12,7 +12,6 @@ commit is forgotten when the process ends. The replica is never the only copy: b
 fetched again, and one that contradicts its origin is emptied.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,7 +45,6 @@ __all__ = ["Identity", "Kept", "Replica", "is_replica"]
 DATABASE_NAME: Final = "replica.db"
 _VERSION: Final = 1
 _SECRET_BYTES: Final = 32
-_WAIT_S: Final = 0.025  # between looks at the lock
 _SCHEMA: Final = """
 CREATE TABLE identity (value BLOB NOT NULL) STRICT;
 CREATE TABLE segments (
@@ -607,19 +605,11 @@ def _clear(path: str) -> None:
 
 
 def _take_lock(path: str, wait_s: float, env: Env) -> BinaryIO:
-    file = open(os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+b")  # noqa: SIM115 - held open
-    begun_s = env.monotonic_s()
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if env.monotonic_s() - begun_s >= wait_s:
-                file.close()
-                raise BusyError(
-                    f"another process uses the replica {path!r}",
-                    hint="wait until that transfer has ended, or wait longer with --lock-wait",
-                    path=path,
-                ) from None
-            env.sleep(_WAIT_S)
-        else:
-            return file
+    file = files.take_lock(os.path.join(path, "lock"), wait_s=wait_s, env=env)
+    if file is None:
+        raise BusyError(
+            f"another process uses the replica {path!r}",
+            hint="wait until that transfer has ended, or wait longer with --lock-wait",
+            path=path,
+        )
+    return file

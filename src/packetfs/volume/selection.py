@@ -8,7 +8,7 @@ from typing import NamedTuple
 from packetfs import kernel
 from packetfs.errors import UsageError
 
-__all__ = ["ALL", "Pattern", "Selection", "lines_of", "patterns_of"]
+__all__ = ["ALL", "Pattern", "Selection", "leaves_out", "lines_of", "patterns_of"]
 
 
 class Pattern(NamedTuple):
@@ -71,6 +71,15 @@ def patterns_of(exclude: Sequence[str | bytes | Pattern]) -> kernel.Patterns | N
     if isinstance(exclude, str | bytes):
         raise UsageError("patterns are a list of lines", hint=f"write [{exclude!r}]")
     return kernel.Patterns([_pattern(given) for given in exclude]) if exclude else None
+
+
+def leaves_out(exclude: Sequence[str | bytes | Pattern], path: bytes) -> bool:
+    """Whether patterns leave out the directory `path`, or one above it; relative to where they begin."""
+    patterns = patterns_of(exclude)
+    parts = path.split(b"/")
+    return patterns is not None and any(
+        patterns.excludes(b"/".join(parts[:count]), True) for count in range(1, len(parts) + 1)
+    )
 
 
 def lines_of(content: bytes, place: str) -> list[Pattern]:

@@ -73,6 +73,8 @@ class FrameType(IntEnum):
     LOG = 10
     STATUS = 11
     BYE = 12
+    INGEST = 13
+    CHECKOUT = 14
     PAIR = 15
     LITERALS = 16
     TREE = 17
@@ -89,6 +91,10 @@ class FrameType(IntEnum):
     LOG_PAGE = 41
     STATUS_REPLY = 42
     FAILURE = 43
+    INGESTED = 44
+    CHANGES = 45
+    CHECKED_OUT = 46
+    PROGRESS = 47
     PAIRED = 48
 
 

@@ -11,6 +11,8 @@
     WANT                                PLANNED, (LITERALS | TREE)*, DONE
     FETCH                               LITERALS*, DONE
     REFS, LOG, STATUS                   REF_LIST, LOG_PAGE, STATUS_REPLY
+    INGEST                              PROGRESS*, INGESTED
+    CHECKOUT                            (PROGRESS | CHANGES)*, CHECKED_OUT
     BYE                                 nothing
 
 Requests have numbers 1, 2, 3 ... and are answered in their order; several may be on their way. FAILURE is an answer to
@@ -34,6 +36,7 @@ from msgspec import Meta
 
 from packetfs import errors
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UsageError
+from packetfs.events import ProblemKind
 from packetfs.format.address import SEGMENT_BYTES
 from packetfs.format.location import check_ref
 from packetfs.wire.frames import Buffers, Frame, FrameType, encode
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASK_TAGS_MAX",
+    "CHANGES_MAX",
     "FETCH_EXTENTS_MAX",
     "PAGE_BYTES",
     "PROTOCOL",
@@ -56,7 +60,11 @@ __all__ = [
     "Ask",
     "Begin",
     "Bye",
+    "Changed",
+    "Changes",
     "Check",
+    "CheckedOut",
+    "Checkout",
     "Client",
     "Commit",
     "Committed",
@@ -65,6 +73,9 @@ __all__ = [
     "Failure",
     "Fetch",
     "Hello",
+    "Ingest",
+    "Ingested",
+    "Kind",
     "Known",
     "Lease",
     "Leased",
@@ -72,11 +83,13 @@ __all__ = [
     "Log",
     "LogPage",
     "Message",
+    "Missed",
     "Origin",
     "Pair",
     "Paired",
     "Phase",
     "Planned",
+    "Progress",
     "Reclaimed",
     "RefList",
     "RefState",
@@ -102,6 +115,7 @@ FETCH_EXTENTS_MAX: Final = 32 << 10  # 512 KiB
 RANGE_BYTES: Final = 8  # start u32, end u32
 RECLAIMED_BYTES_MAX: Final = 512 << 10  # of a WELCOME: who was away for longer begins anew
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
+CHANGES_MAX: Final = 4096  # names in one CHANGES, of half a MiB together
 SAID_BY_PEER: Final = "the other machine said so"
 _TEXT_CHARACTERS_MAX: Final = 64 << 10
 _VALUES_MAX: Final = 64  # of a FAILURE
@@ -124,11 +138,13 @@ Prefix0 = Annotated[bytes, Meta(max_length=16)]
 HashPrefix = Annotated[bytes, Meta(min_length=8, max_length=8)]
 """The first 8 bytes of a journal entry's hash: with its seq, what a client remembers of a position."""
 Path = Annotated[bytes, Meta(max_length=64 << 10)]
+Lines = Annotated[list[Annotated[bytes, Meta(max_length=4096)]], Meta(max_length=4096)]
 Snapshot0 = Annotated[bytes, Meta(max_length=64 << 10)]
 """The bytes of a snapshot, or empty."""
 Segment = Annotated[int, Meta(ge=1, lt=1 << 38)]
 Segment0 = Annotated[int, Meta(ge=0, lt=1 << 38)]
 Head = Annotated[int, Meta(ge=0, le=SEGMENT_BYTES)]
+Kind: TypeAlias = Literal["file", "directory", "symlink", "fifo", "char-device", "block-device"]
 Scalar: TypeAlias = str | int | float | bool | None
 Value: TypeAlias = str | int | float | bool | list[Scalar] | None
 Values = Annotated[dict[str, Value], Meta(max_length=_VALUES_MAX)]
@@ -166,7 +182,8 @@ class Hello(_Message, frozen=True, array_like=True):
     software: Name
     """The version of PacketFS, for people."""
     volume: Annotated[bytes, Meta(max_length=4096)]
-    """Path of the volume on the origin, or its name there, exactly as it was typed."""
+    """Path of the volume on the origin, or its name there, exactly as it was typed. After a NUL: of a directory, for
+    which the origin keeps a volume of its own."""
     intent: Literal["read", "write"]
     create: bool = False
     """Make the volume if there is none."""
@@ -484,6 +501,106 @@ class Welcome(_Message, frozen=True, array_like=True):
     """What is gone of segments of which anything was reclaimed since then; None: too much to tell."""
 
 
+class Ingest(_Message, frozen=True, array_like=True):
+    """Let `found` name what the directory of HELLO holds now."""
+
+    exclude: Lines = []
+    """What is not looked at: lines as in .gitignore."""
+    checksum: bool = False
+    """Read every file."""
+    may_be_missing: bool = False
+    """No such directory is as good as an empty one; without, it is an error."""
+
+
+class Missed(_Message, frozen=True, array_like=True):
+    """A name with which something did not work, as `events.Problem`."""
+
+    path: Path
+    kind: ProblemKind
+    errno: Natural = 0
+
+
+class Ingested(_Message, frozen=True, array_like=True):
+    """`found` names it, unless it is missing."""
+
+    unique_bytes: Natural
+    """What the volume holds now."""
+    missing: bool = False
+    """There is no such directory."""
+    unread: Natural = 0
+    """Names that `found` lacks because they could not be read."""
+    problems: Annotated[list[Missed], Meta(max_length=64)] = []
+    """The first of what went wrong."""
+    disk_bytes: Natural = 0
+    """What the volume takes at the origin."""
+
+
+class Checkout(_Message, frozen=True, array_like=True):
+    """Make the directory of HELLO hold this snapshot, as a pull would."""
+
+    id: Prefix
+    exclude: Lines = []
+    """What is neither written nor deleted nor touched: lines as in .gitignore."""
+    delete: bool = False
+    delete_max: Natural | None = None
+    backup: Annotated[bytes, Meta(max_length=4096)] | None = None
+    """Where what is replaced or deleted is moved, as it was typed; a relative path begins in the directory."""
+    checksum: bool = False
+    owners: bool = True
+    """Whether owners are set."""
+    numeric: bool = False
+    check_space: bool = True
+    tell: bool = False
+    """Whether CHANGES are wanted."""
+
+
+class Changed(_Message, frozen=True, array_like=True):
+    """What was done to one name, as `events.Change`."""
+
+    path: Path
+    action: Literal["created", "replaced", "metadata", "deleted"]
+    kind: Kind
+    size: Natural
+    letters: Annotated[str, Meta(max_length=16, pattern=r"\A[ -~]*\Z")]
+
+
+class Changes(_Message, frozen=True, array_like=True):
+    """What was done since the last of these."""
+
+    changes: Annotated[list[Changed], Meta(max_length=CHANGES_MAX)]
+
+
+class Progress(_Message, frozen=True, array_like=True):
+    """The origin is at work, and how far: said now and then, so that a long silence means that it is gone."""
+
+    files: Natural
+    bytes: Natural
+    files_total: Natural | None = None
+    bytes_total: Natural | None = None
+
+
+class CheckedOut(_Message, frozen=True, array_like=True):
+    """The directory holds it, but for what is counted here."""
+
+    created: Natural
+    replaced: Natural
+    metadata: Natural
+    deleted: Natural
+    unchanged: Natural
+    not_deleted: Natural = 0
+    unsupported: Natural = 0
+    owner_not_set: Natural = 0
+    attributes_not_set: Natural = 0
+    missed: Annotated[list[Missed], Meta(max_length=64)] = []
+    """The first of what could not be set."""
+    written_bytes: Natural = 0
+    disk_bytes: Natural = 0
+    """What the volume takes at the origin."""
+    cpu_ms: Natural = 0
+    """What the session has used at the origin so far."""
+    anonymous_kib: Natural = 0
+
+
 class Bye(_Message, frozen=True, array_like=True):
     """That was all."""
 
@@ -524,11 +641,14 @@ def said_by_peer(error: BaseException) -> bool:
     return SAID_BY_PEER in getattr(error, "__notes__", ())
 
 
-Request: TypeAlias = Hello | Pair | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status
-Answer: TypeAlias = (
-    Welcome | Paired | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply
+Request: TypeAlias = (
+    Hello | Pair | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status | Ingest | Checkout
 )
-Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Bye | Failure
+Answer: TypeAlias = (
+    Welcome | Paired | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply | Ingested
+    | CheckedOut
+)  # fmt: skip
+Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Changes | Progress | Bye | Failure
 
 
 class Event(NamedTuple):
@@ -567,6 +687,12 @@ _STRUCTS: Final[dict[FrameType, type[_Message]]] = {
     FrameType.LOG_PAGE: LogPage,
     FrameType.STATUS_REPLY: StatusReply,
     FrameType.FAILURE: Failure,
+    FrameType.INGEST: Ingest,
+    FrameType.CHECKOUT: Checkout,
+    FrameType.INGESTED: Ingested,
+    FrameType.CHANGES: Changes,
+    FrameType.CHECKED_OUT: CheckedOut,
+    FrameType.PROGRESS: Progress,
     FrameType.PAIRED: Paired,
 }
 _TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCTS.items()} | {
@@ -682,13 +808,14 @@ _READING: Final = frozenset(
      FrameType.STATUS}
 )  # fmt: skip
 _WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
+_OF_DIRECTORY: Final = frozenset({FrameType.INGEST, FrameType.CHECKOUT})
 
 SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
     Phase.NEW: frozenset({FrameType.HELLO, FrameType.PAIR}),
     Phase.PAIRING: frozenset({FrameType.BYE}),
     # A question may follow HELLO at once, so that it costs no round trip of its own. What needs a lease may not.
-    Phase.GREETING: _READING | {FrameType.BYE},
-    Phase.READY: _READING | _WRITING | {FrameType.BYE},
+    Phase.GREETING: _READING | {FrameType.INGEST, FrameType.BYE},
+    Phase.READY: _READING | _WRITING | _OF_DIRECTORY | {FrameType.BYE},
     # No WANT or FETCH, which stream: literals are on their way already.
     Phase.SENDING: _WRITING | {FrameType.ASK, FrameType.CHECK, FrameType.BYE},
     Phase.WAITING: frozenset({FrameType.BYE}),
@@ -711,12 +838,18 @@ _ANSWERS: Final[Mapping[FrameType, FrameType]] = {
     FrameType.REFS: FrameType.REF_LIST,
     FrameType.LOG: FrameType.LOG_PAGE,
     FrameType.STATUS: FrameType.STATUS_REPLY,
+    FrameType.INGEST: FrameType.INGESTED,
+    FrameType.CHECKOUT: FrameType.CHECKED_OUT,
 }
 _STREAMED: Final[Mapping[FrameType, frozenset[FrameType]]] = {
     FrameType.WANT: frozenset({FrameType.LITERALS, FrameType.TREE}),
     FrameType.FETCH: frozenset({FrameType.LITERALS}),
+    FrameType.INGEST: frozenset({FrameType.PROGRESS}),
+    FrameType.CHECKOUT: frozenset({FrameType.PROGRESS, FrameType.CHANGES}),
 }
-_FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {FrameType.PLANNED, FrameType.ACK, FrameType.FAILURE}
+_FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {
+    FrameType.PLANNED, FrameType.ACK, FrameType.FAILURE, FrameType.PROGRESS, FrameType.CHANGES
+}  # fmt: skip
 
 
 class _Pending:
@@ -759,9 +892,9 @@ class _Side:
         return len(self._pending)
 
     def _may_ask(self, kind: FrameType) -> bool:
-        if kind in _WRITING and self.intent != "write":
+        if kind in _WRITING | _OF_DIRECTORY and self.intent != "write":
             return False
-        # Two streams at once, neither of them read, would stand still for ever.
+        # Two streams at once, neither of them read, would stand still for ever; and a commit waits for its ingest.
         if kind in _CLAIMED and any(pending.type in _STREAMED for pending in self._pending):
             return False
         return kind in SPOKEN[self.phase] and (kind in _UNANSWERED or len(self._pending) < _OUTSTANDING_MAX)
@@ -800,7 +933,7 @@ class _Side:
         pending = self._pending[0]
         if isinstance(message, Planned):
             pending.planned = True
-        elif not isinstance(message, Literals | Tree):
+        elif not isinstance(message, Literals | Tree | Changes | Progress):
             self._pending.popleft()
             if isinstance(message, Welcome | Committed):
                 self.phase = Phase.READY

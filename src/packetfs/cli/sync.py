@@ -1,0 +1,201 @@
+"""`packetfs sync`: make a directory on one machine hold what one on another machine holds."""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from packetfs.cli import lines
+from packetfs.cli.app import command, paths, remote_options
+from packetfs.cli.invocation import Invocation
+from packetfs.cli.names import shown
+from packetfs.cli.output import Output
+from packetfs.cli.problems import raise_if_lost, tell_problems
+from packetfs.cli.quantities import bytes_text, duration
+from packetfs.cli.selection import pattern_options, patterns
+from packetfs.cli.traffic import tell_traffic
+from packetfs.cli.written import counts_text, raise_if_missed, raise_if_not_deleted, tell_missed, teller
+from packetfs.errors import EXIT_OK, UsageError
+from packetfs.format.location import Location
+
+if TYPE_CHECKING:
+    from packetfs.sync.mirror import Synced
+
+
+class _Ends(NamedTuple):
+    """What is made equal: a directory here and one on another machine, and which of them is written to."""
+
+    here: str
+    there: Location
+    sends: bool
+
+
+@command(
+    "sync",
+    examples="""
+packetfs sync ~/project/ ada@host:/srv/project/
+packetfs sync --delete --exclude '*.o' ~/project ada@host:/srv
+packetfs sync -n -i --delete ~/project/ ada@host:/srv/project/
+packetfs sync --delete --max-delete 100 --backup-dir /srv/old ~/project/ ada@host:/srv/project/
+packetfs sync host:/srv/photos/ ~/photos/
+packetfs sync -e 'ssh -p 2222' --bwlimit 2M ~/project/ host:/srv/project/
+""",
+)
+@click.argument("source", metavar="SRC[/]", shell_complete=paths)
+@click.argument("destination", metavar="DST[/]", shell_complete=paths)
+@click.option("--delete", is_flag=True, help="Remove from DST what SRC does not have.")
+@click.option("--max-delete", metavar="N", type=click.IntRange(min=0), help="Delete nothing if it would be more names.")
+@pattern_options
+@click.option(
+    "--backup-dir",
+    metavar="DIR",
+    help="Move what is replaced or deleted to this directory beside DST or in it; relative: in DST.",
+)
+@click.option("-c", "--checksum", is_flag=True, help="Read every file on both sides, whatever size and time say.")
+@click.option("-i", "--itemize-changes", is_flag=True, help="Print each change, in rsync's letters.")
+@click.option("-n", "--dry-run", is_flag=True, help="List what would be written or removed; change neither directory.")
+@click.option("--no-space-check", is_flag=True, help="Begin even if DST's disk has too little room for the end.")
+@click.option("--numeric-ids", is_flag=True, help="Owners by their numbers, not by their names.")
+@click.option("--no-owner", is_flag=True, help="Do not set owners: what is new belongs to who writes it.")
+@remote_options
+def sync(
+    invocation: Invocation,
+    *,
+    source: str,
+    destination: str,
+    delete: bool,
+    max_delete: int | None,
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude_from: tuple[str, ...],
+    backup_dir: str | None,
+    checksum: bool,
+    itemize_changes: bool,
+    dry_run: bool,
+    no_space_check: bool,
+    numeric_ids: bool,
+    no_owner: bool,
+) -> int:
+    """Make a directory on one machine hold what one on another machine holds.
+
+    SRC or DST is [USER@]HOST:DIR, reached over ssh, which needs packetfs there, too. As with rsync, SRC/ means what is
+    in SRC, and SRC alone appears as a directory in DST. What DST has already need not travel, whoever put it there.
+    What is excluded is neither read nor written nor deleted.
+
+    Both sides keep what they have seen, so that the next sync can point to it: HOST in a volume beside its other data,
+    this machine in a replica of at most --cache-size. The summary tells how much of the disk that is.
+    """
+    output = invocation.output
+    if max_delete is not None and not delete:
+        raise UsageError("--max-delete bounds what --delete removes", hint="add --delete")
+    ends = _ends(invocation, source, destination)
+    from packetfs.sync import mirror
+    from packetfs.sync.checkout import Care, Ownership
+    from packetfs.sync.directory import FOUND, SENT
+
+    if backup_dir is not None and not ends.sends:
+        backup_dir = os.path.join(ends.here, backup_dir)
+    care = Care(
+        exclude=patterns(exclude, include, exclude_from), delete_max=max_delete, backup=backup_dir, checksum=checksum
+    )
+    tells = itemize_changes or dry_run or output.verbosity > 0
+    show = teller(output, itemize=itemize_changes, dry_run=dry_run) if tells else None
+    with (
+        invocation.session_with_directory(
+            ends.there,
+            ref=SENT,
+            ingest=mirror.question(care, may_be_missing=ends.sends),
+            wants=None if ends.sends or dry_run else (FOUND, "latest", b""),
+            # Of what is here already it is found out first what need not travel.
+            wants_data=not ends.sends and not _has_names(ends.here),
+        ) as session,
+        output.meter("sync", prints_data=dry_run or itemize_changes) as meter,
+    ):
+        done = (mirror.send if ends.sends else mirror.fetch)(
+            session,
+            os.fsencode(ends.here),
+            delete=delete,
+            care=care,
+            dry_run=dry_run,
+            check_space=not no_space_check,
+            ownership=Ownership(restore=not no_owner, numeric=numeric_ids),
+            progress=meter,
+            report=show,
+        )
+        seconds = meter.elapsed_s
+    tell_problems(output, done.problems)
+    _tell(output, ends, done, seconds)
+    tell_missed(output, done)
+    raise_if_not_deleted(done, delete_max=max_delete, dry_run=dry_run)
+    kept = ", and nothing was deleted" if delete and done.unread else ""
+    raise_if_lost(done.problems, done=f"everything else is there{kept}", unread=done.unread)
+    raise_if_missed(done, how="write there as root")
+    return EXIT_OK
+
+
+def _ends(invocation: Invocation, source: str, destination: str) -> _Ends:
+    """Which two directories are meant: that of rsync's rule about the slash at the end of SRC."""
+    first, second = invocation.directory(source), invocation.directory(destination)
+    if (first.endpoint is None) == (second.endpoint is None):
+        where = "this machine" if first.endpoint is None else "other machines"
+        raise UsageError(
+            f"both {source!r} and {destination!r} are on {where}",
+            hint="push SRC into a volume and pull from it into DST, or use `rsync -a`"
+            if first.endpoint is None
+            else "run packetfs on one of the two",
+        )
+    name = _name(first.volume)
+    first = replace(first, volume=first.volume.rstrip("/") or "/")
+    target = replace(second, volume=os.path.join(second.volume, name).rstrip("/") or "/")
+    if first.endpoint is None:
+        if not os.path.isdir(first.volume):
+            what = "is not a directory" if os.path.lexists(first.volume) else "does not exist"
+            raise UsageError(
+                f"{source!r} {what}", hint="name a directory: of a single file, the one that it is in, with --include"
+            )
+        return _Ends(first.volume, target, sends=True)
+    return _Ends(target.volume, first, sends=False)
+
+
+def _name(path: str) -> str:
+    """The name under which SRC appears in DST; empty if its contents do."""
+    last = path.rpartition("/")[2]
+    return "" if last in ("", ".", "..") or (path.startswith("~") and "/" not in path) else last
+
+
+def _has_names(path: str) -> bool:
+    """Whether there is a directory with something in it; one that cannot be looked into is told of later."""
+    try:
+        return bool(os.listdir(path))
+    except OSError:
+        return False
+
+
+def _tell(output: Output, ends: _Ends, done: "Synced", seconds: float) -> None:
+    there = str(ends.there)
+    source, target = (ends.here, there) if ends.sends else (there, ends.here)
+    output.notice(
+        lines.Synced(
+            source=os.fsencode(source),
+            target=os.fsencode(target),
+            dry_run=done.dry_run,
+            created=done.created,
+            replaced=done.replaced,
+            metadata=done.metadata,
+            deleted=done.deleted,
+            not_deleted=done.not_deleted,
+            unchanged=done.unchanged,
+            unsupported=done.unsupported,
+            owner_not_set=done.owner_not_set,
+            attributes_not_set=done.attributes_not_set,
+            unread=done.unread,
+            written_bytes=done.written_bytes,
+            far_disk_bytes=done.far_bytes,
+            seconds=round(seconds, 3),
+        ),
+        f"{shown(os.fsencode(target))} {'would be' if done.dry_run else 'is'} as {shown(os.fsencode(source))}: "
+        f"{counts_text(done) or 'nothing to do'} ({bytes_text(done.written_bytes)} "
+        f"{'to write' if done.dry_run else 'written'}) in {duration(seconds)}",
+    )
+    tell_traffic(output, done.traffic, done.logical_bytes, far_bytes=done.far_bytes)

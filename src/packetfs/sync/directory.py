@@ -1,0 +1,224 @@
+"""A directory that a peer names instead of a volume: which one is meant, what it holds, how that is changed.
+
+What a peer may name is decided here and nowhere else (`directory_of`): over ssh it is what the user may reach whom it
+logged in as. What the directory holds is kept in a volume of its own (docs/design/sync.md).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from packetfs.env import Env
+from packetfs.errors import BusyError, InvalidError, NotFoundError, RefusedError, UsageError, disk_error
+from packetfs.events import Change, Problem, Progress
+from packetfs.format.snapshot import Snapshot
+from packetfs.sync import checkout
+from packetfs.sync.identity import data_directory
+from packetfs.volume import Source, Volume, files
+from packetfs.volume.selection import Pattern, Selection
+from packetfs.wire import protocol
+
+__all__ = [
+    "FOUND",
+    "SENT",
+    "Directory",
+    "Found",
+    "check_out",
+    "directory_of",
+    "in_turn",
+    "ingest",
+    "named",
+    "pages",
+    "refused_with_place",
+]
+
+FOUND: Final = "found"
+"""The ref that names what the directory held when it was last looked at."""
+SENT: Final = "sent"
+"""The ref that names what the peer last sent for it."""
+_PROBLEMS_MAX: Final = 32  # that are told by name
+_PAGE_BYTES_MAX: Final = 256 << 10  # of names in one CHANGES
+_MARK: Final = "\0"  # in front of a directory, where a volume would stand: no path has one
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory of this machine, and the path of its volume. Neither has to be there."""
+
+    path: str
+    volume: str
+
+    def beneath(self, path: bytes) -> str:
+        """What the peer means by a path that begins in the directory unless it is absolute."""
+        return os.path.join(self.path, os.path.expanduser(os.fsdecode(path)))
+
+
+def named(path: str) -> str:
+    """The directory `path`, as HELLO names it where a volume would stand."""
+    return _MARK + path
+
+
+def directory_of(said: bytes, environment: Mapping[str, str]) -> Directory | None:
+    """The directory that HELLO means; None if it means a volume. InvalidError if it names nothing."""
+    text = os.fsdecode(said)
+    if not text.startswith(_MARK):
+        return None
+    path = text.removeprefix(_MARK)
+    if not path or _MARK in path:
+        raise InvalidError(f"the peer names no directory: {path!r}", code="bad-location")
+    real = os.path.realpath(os.path.expanduser(path))
+    name = hashlib.blake2b(os.fsencode(real), digest_size=12).hexdigest()
+    return Directory(real, os.path.join(data_directory(environment), "sync", name))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a directory was found to hold, all of it, and by which question."""
+
+    snapshot: Snapshot
+    said: protocol.Ingest
+    written_ns: int
+    """When a checkout had last begun to write into it."""
+
+    def is_as(self, snapshot: Snapshot, wanted: protocol.Checkout, written_ns: int) -> bool:
+        """Whether the directory holds what is wanted already, unless somebody else than us has written into it."""
+        return (
+            self.written_ns == written_ns
+            and (self.said.exclude, self.said.checksum) == (wanted.exclude, wanted.checksum)
+            and self.snapshot.root_digest == snapshot.root_digest
+            and self.snapshot.root_is_source == snapshot.root_is_source
+        )
+
+
+@contextmanager
+def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Within the block nobody else checks out into the directory: not a session either whose client was killed.
+
+    Gives when a checkout had last begun, and what to call when one begins. Several may read at once. BusyError if
+    somebody is longer at it than one waits.
+    """
+    path = f"{directory.volume}.lock"
+    try:
+        lock = files.take_lock(path, wait_s=wait_s, env=env, shared=not writes)
+    except OSError as error:
+        raise disk_error("open", path, error.errno or 0) from None
+    if lock is None:
+        raise BusyError(
+            f"another sync {'uses' if writes else 'writes into'} {directory.path!r}",
+            hint="run it again when that one has ended",
+            path=directory.path,
+        )
+    with lock:
+        yield os.fstat(lock.fileno()).st_mtime_ns, lambda: os.utime(lock.fileno())
+
+
+def ingest(
+    volume: Volume, directory: Directory, said: protocol.Ingest, written_ns: int, tell: Callable[[Progress], None]
+) -> tuple[protocol.Ingested, Found | None]:
+    """Let `found` name what the directory holds now; None as well if some of it could not be read as it is."""
+    path = directory.path
+    if not os.path.isdir(path):
+        if os.path.lexists(path):
+            raise UsageError(f"{path!r} is not a directory", hint="name a directory, or one that is to be made")
+        if not said.may_be_missing:
+            raise NotFoundError(
+                f"there is no directory {path!r}",
+                code="file-not-found",
+                hint="a path without a slash before it begins in the home directory",
+                path=path,
+            )
+        status = volume.status()
+        return protocol.Ingested(status.unique_bytes, missing=True, disk_bytes=status.disk_bytes), None
+    selection = Selection(exclude=_patterns(said.exclude))
+    try:
+        report = volume.push(
+            [Source(os.fsencode(path))], FOUND, selection=selection, checksum=said.checksum, progress=tell
+        )
+    except RefusedError as error:
+        raise refused_with_place(error) from None
+    status = volume.status()
+    ingested = protocol.Ingested(
+        unique_bytes=status.unique_bytes,
+        unread=sum(problem.kind in ("unreadable", "missing") for problem in report.problems),
+        problems=_missed(report.problems),
+        disk_bytes=status.disk_bytes,
+    )
+    is_whole = report.snapshot is not None and not report.statistics.problems
+    return ingested, Found(report.snapshot, said, written_ns) if report.snapshot is not None and is_whole else None
+
+
+def check_out(
+    volume: Volume,
+    directory: Directory,
+    snapshot: Snapshot,
+    said: protocol.Checkout,
+    *,
+    progress: Callable[[Progress], None],
+    report: Callable[[Sequence[Change]], None],
+) -> protocol.CheckedOut:
+    """Make the directory hold the snapshot. `checkout.pull` says what is promised."""
+    done = checkout.pull(
+        volume,
+        snapshot,
+        b"",
+        directory.path,
+        delete=said.delete,
+        care=checkout.Care(
+            exclude=_patterns(said.exclude),
+            delete_max=said.delete_max,
+            backup=None if said.backup is None else directory.beneath(said.backup),
+            checksum=said.checksum,
+        ),
+        check_space=said.check_space,
+        ownership=checkout.Ownership(restore=said.owners, numeric=said.numeric),
+        progress=progress,
+        report=report if said.tell else None,
+    )
+    return protocol.CheckedOut(
+        created=done.created,
+        replaced=done.replaced,
+        metadata=done.metadata,
+        deleted=done.deleted,
+        unchanged=done.unchanged,
+        not_deleted=done.not_deleted,
+        unsupported=done.unsupported,
+        owner_not_set=done.owner_not_set,
+        attributes_not_set=done.attributes_not_set,
+        missed=_missed(done.missed),
+        written_bytes=done.written_bytes,
+    )
+
+
+def pages(changes: Sequence[Change]) -> list[protocol.Changes]:
+    """Changes as they are told."""
+    told: list[protocol.Changes] = []
+    page: list[protocol.Changed] = []
+    page_bytes = 0
+    for change in changes:
+        if page and (page_bytes + len(change.path) > _PAGE_BYTES_MAX or len(page) == protocol.CHANGES_MAX):
+            told.append(protocol.Changes(page))
+            page, page_bytes = [], 0
+        kind: protocol.Kind = change.kind  # type: ignore[assignment]  # the kernel's words
+        page.append(protocol.Changed(change.path, change.action, kind, change.size, change.letters))
+        page_bytes += len(change.path)
+    return [*told, protocol.Changes(page)] if page else told
+
+
+def refused_with_place(error: RefusedError) -> RefusedError:
+    """The same, with what to do where nobody has chosen the place of the volume."""
+    if error.code not in ("source-holds-volume", "source-in-volume"):
+        return error
+    hint = "leave out what PacketFS keeps (--exclude /.local/share/packetfs/), or let XDG_DATA_HOME move it"
+    return RefusedError(error.message, code=error.code, hint=hint, **error.values)
+
+
+def _patterns(lines: Sequence[bytes]) -> tuple[Pattern, ...]:
+    return tuple(Pattern("a pattern of the peer", line) for line in lines)
+
+
+def _missed(problems: Sequence[Problem]) -> list[protocol.Missed]:
+    """The first of them, as they are told."""
+    return [protocol.Missed(problem.path, problem.kind, problem.errno) for problem in problems[:_PROBLEMS_MAX]]
