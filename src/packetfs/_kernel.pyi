@@ -27,6 +27,7 @@ __all__ = [
     "Selection",
     "Space",
     "Unverified",
+    "Watch",
     "checkout",
     "crash_at",
     "crc32c",
@@ -440,6 +441,29 @@ class Selection:
     ) -> Selection:
         """`filter_file` is the name of files that hold patterns for what is beneath them. Of one source's contents only
         `names` are stored, relative to it. See `packetfs.Selection` for what the rest means.
+        """
+
+@final
+class Watch:
+    """Directories and all beneath them, under watch by inotify: whether something has changed, not what.
+
+    What changes from its making on is told, also after the system has dropped events. Not heard is what other machines
+    change on a network file system. OSError: ENOSPC when no more directories may be watched, EMFILE when there are
+    too many watchers.
+    """
+
+    def __new__(cls, roots: Sequence[bytes], *, excluded: Patterns | None) -> Watch:
+        """Watch absolute `roots`, and not what `excluded` excludes by its path from its root."""
+
+    @property
+    def directories(self) -> int:
+        """How many are watched."""
+
+    def wait(self, *, patience_s: float | None, quiet_s: float, limit_s: float) -> bool:
+        """Wait for a change: False after `patience_s`, or when a signal came.
+
+        True once there has been none for `quiet_s`, or `limit_s` after the first: what is written together is told
+        once.
         """
 
 @final

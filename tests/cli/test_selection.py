@@ -52,6 +52,7 @@ def test_a_list_may_come_from_standard_input_and_what_is_missing_in_it_is_told(c
         (["--exclude-from", "missing"], "cannot read 'missing'"),
         (["--files-from", "missing"], "cannot read 'missing'"),
         (["--from0"], "--from0 tells how a list"),
+        (["--files-from", "long"], "has a name of 300 bytes"),
         (["--max-size", "many"], "--max-size: 'many' is not a size"),
         (["--filter-file", "a/b"], "'a/b' cannot be the name of filter files"),
     ],
@@ -60,6 +61,7 @@ def test_what_cannot_be_meant_is_told_with_its_place(
     cli: Cli, tree: Path, tmp_path: Path, arguments: list[str], told: str
 ) -> None:
     (tmp_path / "patterns").write_bytes(b"a\nb\\\n")
+    (tmp_path / "long").write_bytes(b"a.c\n" + b"x" * 300 + b"\n")
 
     done = cli("push", *arguments, tree, "volume::main", code=2)
 
@@ -141,3 +143,25 @@ def test_a_file_is_found_in_the_snapshots_that_had_it(cli: Cli, tree: Path) -> N
     assert cli("find", "build/**", "volume::main", "--json").event("found")["path"] == "build/a"
     assert cli("find", "--all", "b", "volume").lines[0].startswith("main ")
     assert cli("find", "b", "volume::main@~1", code=2).out == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pull", "--numeric-ids", "--no-owner", "volume::main", "target"], "--numeric-ids and --no-owner contradict"),
+        (["pull", "--backup-dir", "", "volume::main", "target"], "has an empty name"),
+        (["pull", "--max-delete", "1", "volume::main", "target"], "--max-delete bounds what --delete removes"),
+        (["find", "--all", "a.c", "volume::main"], "--all means every ref of a volume"),
+        (["find", "a.c", "volume::main", "volume::main@~1"], "all snapshots of a ref are looked through"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_and_nothing_is_done(
+    cli: Cli, tree: Path, arguments: list[str], told: str
+) -> None:
+    cli("push", tree, "volume::main")
+
+    done = cli(*arguments, code=2)
+
+    assert told in done.err
+    assert done.out == b""
+    assert not (cli.home / "target").exists()

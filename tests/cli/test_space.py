@@ -61,7 +61,10 @@ def test_a_single_snapshot_is_forgotten_by_its_id(cli: Cli, volume: Path) -> Non
     cli("forget", f"volume::main@{middle[:12]}")
     assert ids(cli, "main") == [newest, oldest]
 
-    assert cli("forget", "--json", f"volume::main@{newest[:12]}", code=8).event("error")["code"] == "newest-snapshot"
+    for words in (["-n"], [f"volume::main@{oldest[:12]}"]):
+        refused = cli("forget", "--json", *words, f"volume::main@{newest[:12]}", code=8)
+        assert refused.event("error")["code"] == "newest-snapshot"
+    assert ids(cli, "main") == [newest, oldest]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,7 @@ def test_a_single_snapshot_is_forgotten_by_its_id(cli: Cli, volume: Path) -> Non
         (["volume::main"], "usage", 2),
         (["--keep-tag", "nothing", "volume::main"], "keeps-nothing", 8),
         (["--keep-within", "5w", "volume::main"], "bad-duration", 2),
+        (["--keep-within", "0h", "volume::main"], "bad-duration", 2),
         (["--keep-last", "1", "volume::main@~1"], "usage", 2),
         (["--all", "--keep-last", "1", "volume::main"], "usage", 2),
         (["--keep-last", "1", "volume::missing"], "ref-not-found", 1),
@@ -122,3 +126,33 @@ def test_who_is_waited_for_is_named(cli: Cli, volume: Path) -> None:
     assert error["code"] == "volume-in-use"
     assert error["values"]["processes"] == [os.getpid()]
     assert str(os.getpid()) in error["message"]
+
+
+def test_a_ref_whose_newest_tree_is_damaged_can_be_removed_and_then_its_space_is_given_back(
+    cli: Cli, volume: Path
+) -> None:
+    """What verify and gc say to do: nothing else rids a volume of it."""
+    for number in range(40):
+        (cli.home / "source" / f"file {number}").write_bytes(b"%d" % number)
+    pushed = cli("push", "--json", cli.home / "source", "volume::side").event("push")
+    with Volume.open(volume) as opened:
+        address, length, _ = opened.root(opened.resolve("side")).page or (0, 0, b"")
+        slot = opened.space.slot(address >> 26)
+    assert length > 1000
+    with open(volume / f"segments/{slot}.data", "r+b") as file:
+        file.seek(address % (1 << 26) + 500)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    cli("verify", "volume", code=5)
+    assert cli("gc", "--json", "--grace", "0", "volume", code=5).event("error")["code"] == "damaged"
+
+    planned = cli("rm", "-n", "--json", "volume::side")
+    done = cli("rm", "volume::side")
+
+    assert (planned.event("rm")["freed_bytes"], planned.event("rm")["snapshots"]) == (None, 2)
+    assert planned.event("removing")["snapshot"] == pushed["snapshot"]
+    assert "is not known" in done.err
+    assert "removed 1 ref with 2 snapshots" in done.err
+    assert cli("gc", "--json", "--grace", "0", "volume").event("gc")["freed_bytes"] > 0
+    cli("verify", "volume")

@@ -340,3 +340,22 @@ def test_a_snapshot_of_attributes_differs_in_metadata_only(tmp_path: Path, sourc
     compared = run("diff", "--json", f"{tmp_path}/volume::main@~1", f"{tmp_path}/volume::main").event("diff")
 
     assert (compared["metadata"], compared["changed"], compared["added"]) == (1, 0, 0)
+
+
+def test_somebody_else_than_root_keeps_a_backup_also_of_what_he_may_not_write_to(
+    tmp_path: Path, run: Run, as_nobody: Callable[..., Result]
+) -> None:
+    source, volume, target, backup = (tmp_path / name for name in ("source", "volume", "target", "backup"))
+    source.mkdir()
+    run("push", source, f"{volume}::main")
+    (target / "read only/below").mkdir(parents=True)
+    (target / "read only/file").write_bytes(b"f")
+    (target / "read only").chmod(0o555)
+    backup.mkdir()
+    give_to_nobody(volume, target, backup)
+
+    as_nobody("pull", "--no-owner", "--delete", "--backup-dir", backup, f"{volume}::main", target)
+
+    assert os.listdir(target) == []
+    assert (backup / "read only/file").read_bytes() == b"f"
+    assert stat.S_IMODE((backup / "read only").stat().st_mode) == 0o555

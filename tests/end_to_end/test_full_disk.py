@@ -186,3 +186,16 @@ def test_what_a_killed_pull_left_is_no_reason_to_refuse_the_next(tmp_path: Path,
         run(*pull)
 
         assert difference(facts(source), facts(there / "target")) == []
+
+
+def test_a_second_name_is_not_refused_for_want_of_room(tmp_path: Path, run: Run) -> None:
+    source, volume = noise(tmp_path / "source", 3, 1, 6 * MIB), tmp_path / "volume"
+    (source / "second").hardlink_to(source / "f0")
+    run("push", source, f"{volume}::main")
+    with mounted("tmpfs", tmp_path, 10) as there:
+        run("pull", f"{volume}::main", there / "target")
+        (there / "target/second").unlink()
+
+        run("pull", f"{volume}::main", there / "target")
+
+        assert difference(facts(source), facts(there / "target")) == []

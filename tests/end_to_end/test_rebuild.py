@@ -66,9 +66,15 @@ def test_without_the_secret_files_come_out_unverified_and_nothing_is_written_to_
     volume: Path, tmp_path: Path, run: Run
 ) -> None:
     run("rebuild", "--without-secret", "--into", tmp_path / "found", volume, code=8)  # it has its secret
+    run("rm", f"{volume}::notes")
     for name in ("secret", "journal.db", "index", "cache"):
         remove(volume / name)
     files = {path: path.read_bytes() for path in volume.rglob("*") if path.is_file()}
+
+    (tmp_path / "other").mkdir(mode=0o755)
+    (tmp_path / "other/file").touch()
+    run("rebuild", "--without-secret", "--into", tmp_path / "other", volume, code=8)
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o755, "what is refused is not touched"
 
     done = run("rebuild", "--without-secret", "--into", tmp_path / "found", volume, code=3)
 
@@ -76,6 +82,8 @@ def test_without_the_secret_files_come_out_unverified_and_nothing_is_written_to_
     found = facts(tmp_path / "found" / "main")
     assert {path: fact.content for path, fact in found.items()} == {p: f.content for p, f in expected.items()}
     assert (tmp_path / "found" / "notes" / "note").read_text() == "a note"
+    assert [line for line in done.err.splitlines() if "the ref was removed" in line and "notes@" in line]
+    assert done.err.count("the ref was removed") == 1
     assert "nothing in" in done.err
     assert "is verified" in done.err
     assert (tmp_path / "found").stat().st_mode & 0o777 == 0o700

@@ -71,6 +71,8 @@ def test_a_whole_clone_is_read_without_its_origin(tmp_path: Path, remote: Remote
     assert difference(facts(source), facts(tmp_path / "new")) == []
     assert difference(before, facts(tmp_path / "old")) == []
     assert len(run("log", f"{tmp_path}/clone::main", "--json").events) == 2
+    for command in (["rm", f"{tmp_path}/clone::main"], ["gc", tmp_path / "clone"]):
+        assert run(*command, "--json", code=8).event("error")["code"] == "not-origin"
 
 
 def test_a_clone_that_is_not_whole_asks_its_origin(tmp_path: Path, remote: Remote) -> None:

@@ -173,7 +173,7 @@ def test_by_content_a_file_is_replaced_for_what_it_holds_and_nothing_else(tmp_pa
     assert (target / "rot").stat().st_ino != numbers["rot"]
 
 
-@pytest.mark.parametrize("backup", ["target", "volume", "volume/x", "/proc"])
+@pytest.mark.parametrize("backup", ["target", "volume", "volume/x", "/proc", "."])
 def test_a_backup_that_cannot_be_is_refused_before_anything_happens(tmp_path: Path, backup: str) -> None:
     source, target = plant(tmp_path / "source", {"a": b"new"}), plant(tmp_path / "target", {"a": b"old", "b": b"b"})
     with packetfs.create(tmp_path / "volume") as volume:
@@ -183,3 +183,107 @@ def test_a_backup_that_cannot_be_is_refused_before_anything_happens(tmp_path: Pa
             packetfs.pull(volume, "main", target, delete=True, backup=tmp_path / backup)
 
     assert files(target) == {"a": b"old", "b": b"b"}
+
+
+@pytest.mark.parametrize("place", ["target", "volume"])
+def test_a_backup_never_takes_the_place_of_the_target_or_of_the_volume(tmp_path: Path, place: str) -> None:
+    """Each has the name of a file that is to go, and lies where that would be moved to."""
+    places = {"target": tmp_path / "other/target", "volume": tmp_path / "some/volume"}
+    places[place] = tmp_path / "backup" / place
+    for path in places.values():
+        path.parent.mkdir()
+    target = plant(places["target"], {place: b"to be replaced", "kept": b"k", "gone": b"g"})
+    before = files(target)
+    with packetfs.create(places["volume"]) as volume:
+        packetfs.push(volume, [plant(tmp_path / "source", {place: b"new", "kept": b"k"})])
+
+        with pytest.raises(packetfs.UsageError, match="could replace it"):
+            packetfs.pull(volume, "main", target, delete=True, backup=tmp_path / "backup")
+
+        assert files(target) == before
+        packetfs.pull(volume, "main", tmp_path / "again")
+    assert files(tmp_path / "again") == {place: b"new", "kept": b"k"}
+
+
+def test_a_name_goes_also_where_the_backup_is_a_second_name_of_its_file(tmp_path: Path) -> None:
+    """As it is when a pull is killed between the backup and the move: a rename would leave both."""
+    target, backup = plant(tmp_path / "target", {"gone": b"g", "d/gone": b"d"}), tmp_path / "backup"
+    (backup / "d").mkdir(parents=True)
+    for name in ("gone", "d/gone"):
+        (backup / name).hardlink_to(target / name)
+    with packetfs.create(tmp_path / "volume") as volume:
+        packetfs.push(volume, [plant(tmp_path / "source", {"new": b"n"})])
+
+        packetfs.pull(volume, "main", target, delete=True, backup=backup)
+
+    assert files(target) == {"new": b"n"}
+    assert files(backup) == {"gone": b"g", "d/gone": b"d"}
+
+
+def test_a_dry_run_says_nothing_of_a_backup_for_a_target_that_is_not_there(tmp_path: Path) -> None:
+    """The directory that stands in for it may be on any file system."""
+    (tmp_path / "backup").mkdir()
+    with packetfs.create(tmp_path / "volume") as volume:
+        packetfs.push(volume, [plant(tmp_path / "source", {"new": b"n"})])
+
+        done = packetfs.pull(volume, "main", tmp_path / "target", dry_run=True, backup=tmp_path / "backup")
+
+    assert (done.created, (tmp_path / "target").exists()) == (1, False)
+
+
+def alike(directory: Path, content: bytes) -> Path:
+    """A tree of files that have one size and one time, as some builds make them."""
+    plant(directory, {name: content + name.encode() for name in ("a", "b", "d/c")})
+    for path in (*directory.rglob("*"), directory):
+        os.utime(path, ns=(1, 1))
+    return directory
+
+
+@pytest.mark.parametrize("ends", ["stopped", "excludes", "single"])
+def test_after_a_part_of_another_tree_the_first_one_comes_back_behind_equal_size_and_time(
+    tmp_path: Path, ends: str
+) -> None:
+    target = tmp_path / "target"
+
+    def stop(changes: object) -> None:
+        raise KeyboardInterrupt
+
+    with packetfs.create(tmp_path / "volume") as volume:
+        for number in range(3):
+            packetfs.push(volume, [alike(tmp_path / f"source{number}", b"version %d of " % number)])
+        packetfs.pull(volume, "main@~2", target)
+        if ends == "stopped":  # after it has shown what there is
+            with pytest.raises(KeyboardInterrupt):
+                packetfs.pull(volume, "main@~1", target, report=stop)
+        elif ends == "excludes":
+            packetfs.pull(volume, "main@~1", target, exclude=["b"])
+        else:
+            packetfs.pull(volume, "main@~1:/a", target)
+        assert files(target) != files(tmp_path / "source0")
+
+        packetfs.pull(volume, "main@~2", target)
+        assert files(target) == files(tmp_path / "source0")
+        packetfs.pull(volume, "main", target)
+
+    assert files(target) == files(tmp_path / "source2")
+
+
+def test_a_pull_that_was_stopped_goes_on_and_is_remembered(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def stop(changes: object) -> None:
+        raise KeyboardInterrupt
+
+    with packetfs.create(tmp_path / "volume") as volume:
+        for number in range(2):
+            packetfs.push(volume, [alike(tmp_path / f"source{number}", b"version %d of " % number)])
+        packetfs.pull(volume, "main@~1", target)
+        with pytest.raises(KeyboardInterrupt):
+            packetfs.pull(volume, "main", target, report=stop)
+        packetfs.pull(volume, "main", target)
+        again = packetfs.pull(volume, "main", target)
+        packetfs.pull(volume, "main@~1", target)
+
+    assert (again.replaced, again.written_bytes) == (0, 0)
+    assert files(target) == files(tmp_path / "source0")
+    assert not list((tmp_path / "volume/cache").glob("*.going"))

@@ -1,12 +1,13 @@
 """What is forgotten is gone from every list, the rest stays as it was, and the journal can tell that it is so."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from packetfs.errors import DamagedError, NotFoundError, RefusedError
+from packetfs.errors import ConflictError, DamagedError, NotFoundError, RefusedError
 from packetfs.format.when import AtTime, Back, ById
-from packetfs.volume import Snapshot, Volume, forget, sources_of
+from packetfs.volume import Snapshot, Volume, forget, reserve, sources_of
 from packetfs.volume.rebuild import rebuild
 from packetfs.volume.retention import Rules
 from tests.volume.conftest import TurnedEnv
@@ -159,3 +160,37 @@ def test_what_only_the_going_need_is_counted_once(volume: Volume, source: Path) 
     stored = 2 * min(300_000, 131_072)  # a run of equal bytes is stored as one chunk and the rest
     assert stored < freed_bytes < 620_000
     assert forget.freed_bytes(volume, []) == 0
+
+
+def test_what_was_pushed_since_it_was_said_what_goes_is_not_removed(volume: Volume, source: Path) -> None:
+    said = push(volume, source, "one")
+    since = push(volume, source, "two")
+    before = volume.position
+
+    with pytest.raises(ConflictError):
+        forget.remove(volume, "main", newest=seq_of(volume, said))
+
+    assert volume.position == before
+    assert forget.remove(volume, "main", newest=seq_of(volume, since)) == 2
+
+
+def test_two_that_make_the_reserve_at_once_are_both_content(volume: Volume) -> None:
+    """The rename of the one takes the file that both have made."""
+    (Path(volume.path) / reserve.FILE_NAME).unlink()
+    failed: list[BaseException] = []
+
+    def making() -> None:
+        try:
+            for _ in range(200):
+                reserve.keep(volume.path)
+                reserve.give_up(volume.path)
+        except BaseException as error:  # noqa: BLE001 - the test fails by it
+            failed.append(error)
+
+    threads = [threading.Thread(target=making) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []

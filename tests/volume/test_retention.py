@@ -1,5 +1,6 @@
 """Which snapshots are kept, against an oracle that takes its time, and the words of restic by example."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -115,6 +116,47 @@ def test_a_month_before_the_end_of_march_is_the_end_of_february() -> None:
 def test_lengths_of_time_are_written_as_in_restic() -> None:
     assert parse_within("2y5m7d3h") == Within(2, 5, 7, 3)
     assert parse_within("90d") == Within(days=90)
-    for wrong in ("", "5", "3h2d", "1w", "-1d", "1.5d"):
+    for wrong in ("", "5", "3h2d", "1w", "-1d", "1.5d", "0d", "0y0h"):
         with pytest.raises(UsageError):
             parse_within(wrong)
+
+
+@pytest.mark.parametrize(
+    "newest",
+    [
+        datetime(2026, 3, 29, 2, tzinfo=UTC),  # clocks went from 2 to 3 at 1:00 UTC
+        datetime(2026, 10, 25, 2, tzinfo=UTC),  # and back from 3 to 2
+        datetime(2026, 10, 25, 1, tzinfo=UTC),  # in the hour that there is twice
+        datetime(2026, 10, 25, 0, tzinfo=UTC),
+    ],
+)
+def test_an_hour_is_an_hour_when_clocks_change(monkeypatch: pytest.MonkeyPatch, newest: datetime) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        found = [Candidate(9 - hours, int((newest - timedelta(hours=hours)).timestamp()) * 10**9) for hours in range(8)]
+
+        verdicts = decide(found, Rules(within=Within(hours=2)))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert [one.seq for one in verdicts if one.reasons] == [9, 8, 7]
+
+
+def test_a_snapshot_of_the_future_makes_no_other_one_old() -> None:
+    """A clock was wrong once, or --time was: restic looks at the newest that is not of the future, too."""
+    now_ns = int(START.timestamp()) * 10**9
+    days = [Candidate(seq, now_ns - (9 - seq) * 24 * HOUR_NS) for seq in range(1, 10)]
+    future = Candidate(5, now_ns + 10_000 * HOUR_NS)
+
+    verdicts = decide([*days[:4], future, *days[5:]], Rules(within=Within(days=3)), UTC, now_ns=now_ns)
+
+    assert {one.seq: one.reasons for one in verdicts if one.reasons} == {
+        5: ("within",),
+        6: ("within",),
+        7: ("within",),
+        8: ("within",),
+        9: ("newest", "within"),
+    }
+    assert all(one.reasons for one in decide([future], Rules(within=Within(days=3)), UTC, now_ns=now_ns))

@@ -84,9 +84,9 @@ impl Dir {
         self.open_at(name, OFlags::RDONLY | OFlags::DIRECTORY, 0, RESOLVE).map(Dir)
     }
 
-    /// The directory above, whatever it is: to look at, not to change anything in.
+    /// The directory above, whatever it is and whoever may read it: to be asked what it is, for nothing else.
     pub fn parent(&self) -> SysResult<Dir> {
-        fs::openat(&self.0, c"..", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Dir)
+        fs::openat(&self.0, c"..", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map(Dir)
     }
 
     /// The same directory, open once more.

@@ -40,6 +40,7 @@ pub mod unverified;
 mod varint;
 pub mod verify;
 pub mod walk;
+pub mod watch;
 pub mod xattr;
 
 pub use address::{Address, Extent};

@@ -15,6 +15,7 @@ mod select;
 mod space;
 mod sweep;
 mod transfer;
+mod watch;
 
 use packetfs_engine::{fault, keys};
 use pyo3::buffer::PyBuffer;
@@ -106,6 +107,7 @@ fn _kernel(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<select::Patterns>()?;
     module.add_class::<select::Selection>()?;
     module.add_function(wrap_pyfunction!(select::pattern_lines, module)?)?;
+    module.add_class::<watch::Watch>()?;
     module.add_class::<sweep::Ingested>()?;
     module.add_class::<sweep::Checkout>()?;
     module.add_class::<sweep::Unverified>()?;

@@ -39,10 +39,12 @@ def find(invocation: Invocation, pattern: str, locations: tuple[str, ...], *, ev
     from packetfs.sync.find import find
 
     count = 0
-    for location in locations:
-        place = invocation.location(location, remote=True)
-        if place.when != LATEST:
-            raise UsageError("all snapshots of a ref are looked through", hint="leave @WHEN out")
+    places = [invocation.location(location, remote=True) for location in locations]
+    if any(place.when != LATEST for place in places):
+        raise UsageError("all snapshots of a ref are looked through", hint="leave @WHEN out")
+    if every and any(place.ref is not None for place in places):
+        raise UsageError("--all means every ref of a volume", hint="name the volume alone")
+    for place in places:
         with invocation.open(place) as volume:
             refs = [ref.name for ref in volume.refs()] if every else [place.line]
             for found in find(volume, pattern, refs, place.path):

@@ -12,7 +12,7 @@ from packetfs.cli import lines
 from packetfs.cli.config import Settings, settings, wants_json
 from packetfs.cli.names import shown_message
 from packetfs.cli.output import Output
-from packetfs.errors import PacketFSError, UsageError
+from packetfs.errors import PacketFSError, RefusedError, UsageError
 from packetfs.format.location import Location, parse_directory, parse_location, with_volume
 
 if TYPE_CHECKING:
@@ -104,9 +104,16 @@ class Invocation:
         return opened
 
     def volume_here(self, location: Location) -> "Volume":
-        """The volume at `location`, which is on this machine, open."""
+        """The volume at `location`, which is on this machine, open; RefusedError for a replica of one."""
         from packetfs import api
+        from packetfs.volume.replica import is_replica
 
+        if is_replica(location.volume):
+            raise RefusedError(
+                f"{location.volume!r} is a replica: this is done at the origin of its volume",
+                code="not-origin",
+                hint="run packetfs on that machine; the replica follows with its next pull or clone",
+            )
         opened = api.open(location.volume, lock_wait_s=self.settings.lock_wait_s)
         self.tell_of_index(opened)
         return opened

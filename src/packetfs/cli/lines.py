@@ -288,13 +288,16 @@ class Removing(Line, frozen=True, tag="removing", kw_only=True):
 
 
 class Removed(Line, frozen=True, tag="rm", kw_only=True):
-    """Refs are gone; or, in a dry run, would be. `freed_bytes`: what nothing else needs, and `gc` may give back."""
+    """Refs are gone; or, in a dry run, would be.
+
+    `freed_bytes`: what nothing else needs, and `gc` may give back; None if damage keeps that from being known.
+    """
 
     volume: str
     dry_run: bool
     refs: list[str]
     snapshots: int
-    freed_bytes: int
+    freed_bytes: int | None
 
 
 class Collected(Line, frozen=True, tag="gc", kw_only=True):
@@ -352,7 +355,7 @@ class Verified(Line, frozen=True, tag="verify", kw_only=True):
 
 
 class Salvaged(Line, frozen=True, tag="salvaged", kw_only=True):
-    """Unverified files of one ref were written by `rebuild --without-secret`; `reason` is why they end early."""
+    """Unverified files of one ref were written by `rebuild --without-secret`; `reason` is why they may not be whole."""
 
     ref: str
     snapshot: str

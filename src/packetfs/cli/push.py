@@ -1,17 +1,17 @@
 """`packetfs push`: store directories, files or a stream as a new snapshot of a ref."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.census import Census
-from packetfs.cli.config import size
+from packetfs.cli.config import seconds, size
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
@@ -19,15 +19,16 @@ from packetfs.cli.problems import raise_if_lost, tell_problems
 from packetfs.cli.quantities import amount, bytes_text, duration
 from packetfs.cli.selection import names, pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
-from packetfs.errors import EXIT_OK, NotFoundError, UsageError
+from packetfs.errors import EXIT_OK, NotFoundError, PacketFSError, PartialError, UsageError
 from packetfs.events import VolumeCreated
 from packetfs.format.location import Location
 from packetfs.format.snapshot import Labels, check_labels
 from packetfs.format.when import LATEST, AtTime, parse_when
 
 if TYPE_CHECKING:
-    from packetfs.sync.session import Traffic
-    from packetfs.volume import PushReport, Volume
+    from packetfs.sync.session import Session, Traffic
+    from packetfs.volume import PushReport, Source, Volume
+    from packetfs.volume.selection import Selection
 
 
 @command(
@@ -39,6 +40,7 @@ packetfs push -n ~/project /srv/volume::main
 packetfs push --exclude '*.o' --exclude /build/ --exclude-caches ~/project /srv/volume::main
 pg_dump shop | packetfs push - --name shop.sql /srv/volume::dumps
 packetfs push ~/project ada@host:/srv/volume::main
+packetfs push --watch ~/project ada@host:/srv/volume::main
 PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 """,
 )
@@ -66,6 +68,12 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.option(
     "-i", "--itemize-changes", is_flag=True, help="Print what differs from the last snapshot, in rsync's letters."
 )
+@click.option("--watch", is_flag=True, help="Go on: push again whenever something changes, until interrupted.")
+@click.option(
+    "--retry",
+    metavar="TIME",
+    help="With --watch: how long to try again when the other machine is out of reach.  [default: for ever]",
+)
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A word to find the snapshot by; may be repeated.")
@@ -90,6 +98,8 @@ def push(
     max_size: str | None,
     checksum: bool,
     itemize_changes: bool,
+    watch: bool,
+    retry: str | None,
     always: bool,
     message: str,
     tags: tuple[str, ...],
@@ -124,20 +134,18 @@ def push(
     found = [] if stream else sources_of(sources)
     # What is left out would be counted, too, and then be missing.
     census = Census([source.path for source in found]) if found and selection == ALL else None
-    from packetfs.volume.replica import is_replica
+    from packetfs.volume import Volume
 
     show = partial(tell_changes, output) if itemize_changes else None
-    if place.endpoint is not None or is_replica(place.volume):
-        from packetfs.sync.transfer import Stream
+    streamed = os.fsencode(name or "stdin") if stream else None
 
-        what = Stream(0, os.fsencode(name or "stdin")) if stream else found
-        with invocation.session(place, writes=True, create=not dry_run) as session:
-            if session.created:
-                event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
-                output.notice(event, f"created the volume {shown(session.origin)}")
-            with output.meter("push", prints_data=itemize_changes, census=census) as meter:
-                pushed = session.push(
-                    what,
+    def store(opened: "Volume | Session") -> "tuple[PushReport, Traffic | None]":
+        with output.meter("push", prints_data=itemize_changes, census=census) as meter:
+            if not isinstance(opened, Volume):
+                from packetfs.sync.transfer import Stream
+
+                pushed = opened.push(
+                    found if streamed is None else Stream(0, streamed),
                     place.line,
                     selection=selection,
                     checksum=checksum,
@@ -148,36 +156,96 @@ def push(
                     progress=meter,
                     report=show,
                 )
-        return _conclude(output, place, pushed.report, pushed.traffic)
-    with (
-        _volume(invocation, place, dry_run=dry_run) as volume,
-        output.meter("push", prints_data=itemize_changes, census=census) as meter,
-    ):
-        if stream:
-            report = volume.push_stream(
-                0,
-                os.fsencode(name or "stdin"),
-                place.line,
-                dry_run=dry_run,
-                always=always,
-                message=message,
-                labels=labels,
-                progress=meter,
-            )
-        else:
-            report = volume.push(
-                found,
-                place.line,
-                selection=selection,
-                checksum=checksum,
-                dry_run=dry_run,
-                always=always,
-                message=message,
-                labels=labels,
-                progress=meter,
-                report=show,
-            )
-    return _conclude(output, place, report)
+                return pushed.report, pushed.traffic
+            if streamed is not None:
+                report = opened.push_stream(
+                    0,
+                    streamed,
+                    place.line,
+                    dry_run=dry_run,
+                    always=always,
+                    message=message,
+                    labels=labels,
+                    progress=meter,
+                )
+            else:
+                report = opened.push(
+                    found,
+                    place.line,
+                    selection=selection,
+                    checksum=checksum,
+                    dry_run=dry_run,
+                    always=always,
+                    message=message,
+                    labels=labels,
+                    progress=meter,
+                    report=show,
+                )
+            return report, None
+
+    opening = partial(_opened, invocation, place, dry_run=dry_run)
+    if watch:
+        if stream or dry_run or always:
+            raise UsageError("--watch goes with directories, and with neither --dry-run nor --always")
+        _follow(output, place, found, selection, opening, store, None if retry is None else seconds(retry, "--retry"))
+    if retry is not None:
+        raise UsageError("--retry is for --watch", hint="without it, run the command again: it continues")
+    with opening() as opened:
+        report, traffic = store(opened)
+    return _conclude(output, place, report, traffic)
+
+
+def _follow(
+    output: Output,
+    place: Location,
+    sources: "Sequence[Source]",
+    selection: "Selection",
+    opening: "Callable[[], AbstractContextManager[Volume | Session]]",
+    store: "Callable[[Volume | Session], tuple[PushReport, Traffic | None]]",
+    retry_s: float | None,
+) -> NoReturn:
+    """Push again whenever something has changed, over one connection as long as it lasts."""
+    from packetfs.sync import watching
+    from packetfs.volume import Volume
+    from packetfs.volume.selection import patterns_of
+
+    directories = [source.path for source in sources]
+    changes = watching.watch(directories, patterns_of(selection.exclude))
+    told = False
+
+    def push_once() -> None:
+        nonlocal told
+        try:
+            if kept:
+                opened = kept[0]
+                if isinstance(opened, Volume):
+                    opened.renew()
+            else:
+                opened = stack.enter_context(opening())
+                kept.append(opened)
+            report, traffic = store(opened)
+        except BaseException:
+            kept.clear()
+            stack.close()
+            raise
+        if isinstance(opened, Volume):
+            opened.rest()
+        if report.changed or not told:
+            told = True
+            try:
+                _conclude(output, place, report, traffic)
+            except PartialError as error:  # the next change may mend it
+                output.warning(lines.Notice(code=error.code, message=error.message), error.message)
+            output.flush()
+
+    def failed(error: "PacketFSError", pause_s: float) -> None:
+        text = f"{error.message}; trying again {f'in {duration(pause_s)}' if pause_s else 'at once'}"
+        output.warning(lines.Notice(code=error.code, message=text), text)
+        output.flush()
+
+    kept: list[Volume | Session] = []
+    with ExitStack() as stack:
+        watching.follow(changes, push_once, directories=directories, retry_s=retry_s, failed=failed)
 
 
 def _labels(tags: tuple[str, ...], host: str, source_time: str | None) -> Labels:
@@ -211,6 +279,22 @@ def _is_stream(sources: tuple[str, ...], name: str | None) -> bool:
             "standard input (-) cannot be pushed together with other sources", hint="write ./- for a file of that name"
         )
     return True
+
+
+@contextmanager
+def _opened(invocation: Invocation, place: Location, *, dry_run: bool) -> "Iterator[Volume | Session]":
+    """What is pushed to: a volume here, or a session with its origin."""
+    from packetfs.volume.replica import is_replica
+
+    if place.endpoint is None and not is_replica(place.volume):
+        with _volume(invocation, place, dry_run=dry_run) as volume:
+            yield volume
+        return
+    with invocation.session(place, writes=True, create=not dry_run) as session:
+        if session.created:
+            event = VolumeCreated(path=session.origin, volume_id=session.replica.identity.volume_id.hex())
+            invocation.output.notice(event, f"created the volume {shown(session.origin)}")
+        yield session
 
 
 @contextmanager

@@ -77,9 +77,7 @@ def _salvage(invocation: Invocation, volume: str, into: str) -> NoReturn:
             reason=one.why_not,
         )
         text = f"UNVERIFIED: {one.ref}@{one.snapshot.short}: {amount(one.files, 'file')}, "
-        text += bytes_text(one.written_bytes) + (
-            f"; it ends there: {shown_message(one.why_not)}" if one.why_not else ""
-        )
+        text += bytes_text(one.written_bytes) + (f"; {shown_message(one.why_not)}" if one.why_not else "")
         output.warning(line, text)
     raise PartialError(
         f"nothing in {into!r} is verified: without the volume's secret any byte, name or date may be wrong; "

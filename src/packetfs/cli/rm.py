@@ -5,8 +5,9 @@ import click
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths
 from packetfs.cli.invocation import Invocation
+from packetfs.cli.names import shown_message
 from packetfs.cli.quantities import amount, bytes_text
-from packetfs.errors import UsageError
+from packetfs.errors import DamagedError, UsageError
 from packetfs.format.when import LATEST
 
 
@@ -42,18 +43,27 @@ def rm(invocation: Invocation, *, locations: tuple[str, ...], dry_run: bool) -> 
     with invocation.volume_here(places[0]) as volume:
         chosen = {name: forget.choose(volume, name, Rules()) for name in names}
         going = [(choice.ref, choice.seq) for choices in chosen.values() for choice in choices]
-        freed_bytes = forget.freed_bytes(volume, going)
+        try:
+            freed_bytes: int | None = forget.freed_bytes(volume, going)
+        except DamagedError as error:
+            freed_bytes, unknown = None, f"what nothing else needs is not known: {shown_message(error.message)}"
+            output.warning(lines.Notice(code=error.code, message=unknown), unknown)
         for name, choices in chosen.items():
             event = lines.Removing(ref=name, snapshot=volume.resolve(name).name, snapshots=len(choices))
             output.notice(event, f"{name}: {amount(len(choices), 'snapshot')}")
-        needed = f"{bytes_text(freed_bytes)} that nothing else needs"
+        needed = f"{bytes_text(freed_bytes)} that nothing else needs" if freed_bytes is not None else ""
         if not dry_run:
-            output.line(f"removing {needed}") if not output.json and output.verbosity >= 0 else None
-            for name in names:
-                forget.remove(volume, name)
+            output.line(f"removing {needed}") if needed and not output.json and output.verbosity >= 0 else None
+            for name, choices in chosen.items():
+                # What was pushed since it was said what goes does not go.
+                forget.remove(volume, name, newest=max(choice.seq for choice in choices))
     line = lines.Removed(
         volume=places[0].volume, dry_run=dry_run, refs=names, snapshots=len(going), freed_bytes=freed_bytes
     )
     would = "would remove" if dry_run else "removed"
     text = f"{would} {amount(len(names), 'ref')} with {amount(len(going), 'snapshot')}"
-    output.notice(line, f"{text}: {needed}" if dry_run else f"{text}; `packetfs gc` gives the space back")
+    if not dry_run:
+        text += "; `packetfs gc` gives the space back"
+    elif needed:
+        text += f": {needed}"
+    output.notice(line, text)

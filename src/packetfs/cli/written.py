@@ -15,7 +15,7 @@ from packetfs.events import Change, Problem, ProblemKind
 if TYPE_CHECKING:
     from packetfs.cli.output import Output
 
-__all__ = ["Written", "counts_text", "raise_if_missed", "raise_if_not_deleted", "teller"]
+__all__ = ["Written", "counts_text", "missed_error", "raise_if_not_deleted", "teller"]
 
 _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
 _MISSED: "Final[dict[ProblemKind, str]]" = {
@@ -91,15 +91,15 @@ def raise_if_not_deleted(report: Written, *, delete_max: int | None, dry_run: bo
             f"{amount(report.not_deleted, 'name')} had to be deleted, and --max-delete is {delete_max}: nothing "
             f"{'would be' if dry_run else 'was'} deleted",
             code="too-much-to-delete",
-            hint="the rest is done; `-n --delete` lists them, and --max-delete can be larger",
+            hint=f"{'' if dry_run else 'the rest is done; '}`-n --delete` lists them, and --max-delete can be larger",
             not_deleted=report.not_deleted,
         )
 
 
-def raise_if_missed(output: "Output", report: Written, *, how: str) -> None:
-    """PartialError if something could not be set; the first names of each kind before that. `how` it would be set."""
+def missed_error(output: "Output", report: Written, *, how: str) -> PartialError | None:
+    """What to raise if something could not be set; the first names of each kind are told. `how` it would be set."""
     if not report.missed:
-        return
+        return None
     for problem in report.missed:
         output.warning(problem, f"{shown(problem.path)}: {_MISSED.get(problem.kind, 'is not all there')}")
     parts = [
@@ -111,7 +111,7 @@ def raise_if_missed(output: "Output", report: Written, *, how: str) -> None:
         )
         if count
     ]
-    raise PartialError(
+    return PartialError(
         ", ".join(parts),
         code="pull-incomplete",
         hint=f"everything else is there; {how}, or say --no-owner if owners do not matter"

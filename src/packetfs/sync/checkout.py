@@ -13,7 +13,7 @@ from packetfs.errors import RefusedError, UnavailableError, UsageError, disk_err
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
-from packetfs.sync.left import Left
+from packetfs.sync.left import SEVERAL, Left
 from packetfs.volume import owners
 from packetfs.volume.ingest import teller
 from packetfs.volume.selection import Pattern, leaves_out, patterns_of
@@ -116,9 +116,7 @@ def pull(
     patterns = patterns_of(care.exclude)
     if care.delete_max is not None and care.delete_max < 0:
         raise UsageError(f"{care.delete_max} is no number of names", hint="0 or more names may be deleted at most")
-    backup = None if care.backup is None else os.path.abspath(os.fsencode(care.backup))
-    if backup is not None:
-        _refuse_volume(volume, backup, delete=False)
+    backup = _backup_of(volume, care)
     root, total_files, total_bytes = _what(snapshot, entry, path)
     if delete and entry.page is None:
         raise UsageError(
@@ -143,11 +141,16 @@ def pull(
     with _directory(directory, dry_run=dry_run) as existing:
         left = Left(volume.path, volume.keys, volume.env, existing)
         page = entry.page
+        before = left.read()
+        is_part = page is None or bool(care.exclude)
+        is_mixed = left.is_mixed(page) if page is not None else before is not None
+        if not dry_run and (page is not None or before is not None):
+            left.begin(page or SEVERAL)
         done = kernel.checkout(
             volume.space,
             root,
             existing,
-            base=left.read() if page is not None else None,
+            base=before if page is not None else None,
             delete=delete,
             dry_run=dry_run,
             owner=ownership.restore,
@@ -158,12 +161,13 @@ def pull(
             report=teller(report),
             owner_number=owners.number_of,
             exclude=patterns,
-            backup=backup,
+            backup=backup if existing == directory else None,  # to a stand-in nothing can be said of it
             delete_max=care.delete_max,
-            checksum=care.checksum,
+            # Size and time do not tell; but a part that is pulled again and again is not read again and again.
+            checksum=care.checksum or (is_mixed and not care.exclude),
         )
-        if page is not None and not dry_run and not care.exclude:  # what is excluded is not as it is stored
-            _remember(left, page, done)
+        if page is not None and not is_part and not dry_run:
+            _remember(left, before, page, done)
     missed: list[tuple[ProblemKind, tuple[int, list[bytes]]]] = [
         ("owner-not-set", done.owners),
         ("device-not-made", done.devices),
@@ -186,12 +190,18 @@ def pull(
     )
 
 
-def _remember(left: Left, page: Page, done: kernel.Checkout) -> None:
+def _remember(left: Left, before: tuple[Page, int] | None, page: Page, done: kernel.Checkout) -> None:
     """What is known of the target from now on. Attributes that are missing have to be told of again next time."""
     if done.attributes[0]:
         left.forget()
     elif done.left_ns is not None:
         left.write(page, done.left_ns)
+    elif before is None:
+        left.forget()
+    elif before[0] != page:  # and yet nothing was to be written
+        left.write(page, before[1])
+    else:
+        left.end()
 
 
 def _what(
@@ -208,6 +218,18 @@ def _what(
     counted = snapshot.statistics
     root = entry if snapshot.root_is_source else entry.page
     return root, counted.files + counted.directories + counted.symlinks, counted.logical_bytes
+
+
+def _backup_of(volume: Trees, care: Care) -> bytes | None:
+    """The absolute path of the directory for backups, if there is to be one."""
+    if care.backup is None:
+        return None
+    backup = os.fsencode(care.backup)
+    if not backup:
+        raise UsageError("the directory for backups has an empty name", hint="name one, or leave it out")
+    backup = os.path.abspath(backup)
+    _refuse_volume(volume, backup, delete=False)
+    return backup
 
 
 def _refuse_volume(

@@ -10,17 +10,20 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from packetfs import kernel
 from packetfs.errors import DamagedError, PacketFSError, RefusedError, disk_error
 from packetfs.events import Progress
 from packetfs.format.descriptor import DESCRIPTOR_BYTES_MAX, decode_descriptor
-from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Commit, Entry, decode_entry
+from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Commit, Entry, Forget, decode_entry
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.volume.volume import DESCRIPTOR_NAME, open_descriptor
 
 __all__ = ["Salvaged", "salvage"]
+
+_REMOVED: Final = "the ref was removed, and what has been reclaimed of it since is zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,16 @@ def salvage(
     _make(path, into)
     descriptor = decode_descriptor(_read(os.path.join(path, DESCRIPTOR_NAME)))
     source = kernel.Unverified(os.fsencode(path), descriptor.volume_id)
-    done = tuple(_write(source, entry, into, progress) for entry in _newest(source))
+    done = tuple(_write(source, entry, into, progress, why_not=why_not) for entry, why_not in _newest(source))
     if not done:
         raise DamagedError(f"no journal entry was found in the segments of {path!r}", code="journal-damaged")
     return (done, *source.lost)
 
 
-def _newest(source: kernel.Unverified) -> Iterator[Entry]:
-    """The last commit of each ref, as far as entries can be believed, by ref."""
+def _newest(source: kernel.Unverified) -> Iterator[tuple[Entry, str]]:
+    """The last commit of each ref, as far as entries can be believed, by ref; and why it may not be whole."""
     newest: dict[str, Entry] = {}
+    forgotten: set[tuple[str, int]] = set()
     for chunk in source.journal(ENTRY_BYTES_MAX + MAC_BYTES):
         with suppress(PacketFSError):
             entry = decode_entry(chunk[:-MAC_BYTES])
@@ -64,10 +68,15 @@ def _newest(source: kernel.Unverified) -> Iterator[Entry]:
                 before = newest.get(ref)
                 if before is None or (before.epoch, before.seq) < (entry.epoch, entry.seq):
                     newest[ref] = entry
-    yield from (newest[ref] for ref in sorted(newest))
+            elif isinstance(entry.body, Forget):
+                forgotten.update((entry.body.ref, seq) for seq in entry.body.seqs)
+    for ref, entry in sorted(newest.items()):
+        yield entry, _REMOVED if (ref, entry.seq) in forgotten else ""
 
 
-def _write(source: kernel.Unverified, entry: Entry, into: str, progress: Callable[[Progress], None] | None) -> Salvaged:
+def _write(
+    source: kernel.Unverified, entry: Entry, into: str, progress: Callable[[Progress], None] | None, *, why_not: str
+) -> Salvaged:
     assert isinstance(entry.body, Commit), "only those were kept"
     ref = entry.body.ref
     snapshot = decode_snapshot(entry.body.snapshot, entry.body.snapshot_id)
@@ -88,8 +97,8 @@ def _write(source: kernel.Unverified, entry: Entry, into: str, progress: Callabl
     except PacketFSError as error:
         if error.values.get("errno") is not None:  # our own disk's
             raise
-        return Salvaged(ref, snapshot, files, 0, error.message)
-    return Salvaged(ref, snapshot, files, done.written_bytes, "")
+        return Salvaged(ref, snapshot, files, 0, f"it ends there: {error.message}")
+    return Salvaged(ref, snapshot, files, done.written_bytes, why_not)
 
 
 def _refuse_secret(path: str) -> None:
@@ -111,11 +120,11 @@ def _make(path: str, into: str) -> None:
         raise RefusedError(f"{into!r} is inside the volume itself", hint="name a directory of your own")
     try:
         os.makedirs(into, mode=0o700, exist_ok=True)
-        os.chmod(into, 0o700)  # modes in there are as unverified as the rest: nobody else may run what is setuid
         if os.listdir(into):
             raise RefusedError(
                 f"{into!r} is not empty", code="directory-not-empty", hint="name a new directory", path=into
             )
+        os.chmod(into, 0o700)  # modes in there are as unverified as the rest: nobody else may run what is setuid
     except OSError as error:
         raise disk_error("create", into, error.errno or 0) from None
 

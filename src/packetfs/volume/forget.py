@@ -42,15 +42,20 @@ def choose(volume: "Volume", ref: str, rules: Rules) -> list[Choice]:
         moves = refs.moves_of(db, ref)
         found = {move.seq: refs.snapshot_at(db, volume.keys, move.seq, move.snapshot) for move in moves}
     candidates = [Candidate(seq, _time_ns(snapshot), frozenset(snapshot.tags)) for seq, snapshot in found.items()]
-    return [Choice(ref, one.seq, found[one.seq], one.reasons) for one in decide(candidates, rules)]
+    return [
+        Choice(ref, one.seq, found[one.seq], one.reasons)
+        for one in decide(candidates, rules, now_ns=volume.env.now_ns())
+    ]
 
 
 def find(volume: "Volume", ref: str, when: When) -> Choice:
-    """The snapshot of `ref` that `when` means, as one that goes."""
-    snapshot = volume.resolve(ref, when)
+    """The snapshot of `ref` that `when` means, as one that goes; RefusedError if it is the newest."""
     with volume.journal.reading() as db:
-        seqs = [move.seq for move in refs.moves_of(db, ref) if move.snapshot == snapshot.id]
-    return Choice(ref, seqs[-1], snapshot, ())
+        snapshot = refs.resolve(db, volume.keys, ref, when)
+        moves = refs.moves_of(db, ref)
+    if snapshot.id == moves[-1].snapshot:
+        raise _newest(ref, snapshot.id)
+    return Choice(ref, next(move.seq for move in moves if move.snapshot == snapshot.id), snapshot, ())
 
 
 def forget(volume: "Volume", ref: str, seqs: Sequence[int]) -> None:
@@ -61,12 +66,7 @@ def forget(volume: "Volume", ref: str, seqs: Sequence[int]) -> None:
 
     def check(moves: Sequence[refs.Move], going: Sequence[int]) -> None:
         if moves[-1].seq in seqs:
-            raise RefusedError(
-                f"snapshot {moves[-1].snapshot[:6].hex()} is the newest of ref {ref!r}, which always keeps one",
-                code="newest-snapshot",
-                hint=f"`packetfs rm` removes the ref {ref!r} with all of its snapshots",
-                ref=ref,
-            )
+            raise _newest(ref, moves[-1].snapshot)
         missing = set(going) - {move.seq for move in moves}
         if missing:
             raise NotFoundError(
@@ -79,13 +79,16 @@ def forget(volume: "Volume", ref: str, seqs: Sequence[int]) -> None:
     _enter(volume, ref, sorted(seqs), check)
 
 
-def remove(volume: "Volume", ref: str) -> int:
-    """Forget `ref` with all of its snapshots; how many there were. ConflictError if it moved meanwhile."""
+def remove(volume: "Volume", ref: str, *, newest: int | None = None) -> int:
+    """Forget `ref` with all of its snapshots; how many there were.
+
+    ConflictError if it moved meanwhile: since it was last moved by entry `newest`, if that is given.
+    """
     with volume.journal.reading() as db:
         seqs = [move.seq for move in refs.moves_of(db, ref)]
 
     def check(moves: Sequence[refs.Move], _: Sequence[int]) -> None:
-        if moves[-1].seq != seqs[-1]:
+        if moves[-1].seq != (seqs[-1] if newest is None else newest):
             raise ConflictError(
                 f"ref {ref!r} moved while it was to be removed",
                 code="ref-moved",
@@ -98,7 +101,10 @@ def remove(volume: "Volume", ref: str) -> int:
 
 
 def freed_bytes(volume: "Volume", going: Sequence[tuple[str, int]]) -> int:
-    """Bytes that nothing but these snapshots, (ref, seq of the commit), needs; what they share is counted once."""
+    """Bytes that nothing but these snapshots, (ref, seq of the commit), needs; what they share is counted once.
+
+    DamagedError if a page of any snapshot is damaged: what it points to is not known.
+    """
     mark, gone = kernel.Mark(volume.space), set(going)
     roots: dict[bool, list[bytes]] = {True: [], False: []}
     for ref, seq, snapshot in volume.snapshots():
@@ -123,6 +129,15 @@ def _enter_one(volume: "Volume", body: Forget, check: _Check) -> None:
         return body
 
     enter(volume, decide, lambda db, _: refs.forgotten(db, body))
+
+
+def _newest(ref: str, snapshot: bytes) -> RefusedError:
+    return RefusedError(
+        f"snapshot {snapshot[:6].hex()} is the newest of ref {ref!r}, which always keeps one",
+        code="newest-snapshot",
+        hint=f"`packetfs rm` removes the ref {ref!r} with all of its snapshots",
+        ref=ref,
+    )
 
 
 def _time_ns(snapshot: Snapshot) -> int:

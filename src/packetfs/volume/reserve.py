@@ -38,6 +38,8 @@ def keep(volume: str) -> bool:
         finally:
             os.close(handle)
         files.rename(made, path)
+    except FileNotFoundError:
+        return os.path.exists(path)  # another process had the same idea, and its rename took what both have made
     except OSError as error:
         with suppress(OSError):
             os.unlink(made)

@@ -4,6 +4,7 @@ Snapshots are looked at from the newest to the oldest by the time of their sourc
 time; hours, days, weeks (ISO), months and years are those of a zone, by default the machine's own.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ __all__ = ["Candidate", "Rules", "Verdict", "Within", "decide", "parse_within"]
 
 _WITHIN: Final = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
 _NS: Final = 1_000_000_000
+_TIME_NS_MAX: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,11 @@ class Within:
         last = (following - timedelta(days=1)).day
         at = moment.replace(year=year, month=month % 12 + 1, day=min(moment.day, last))
         try:
-            return at - timedelta(days=self.days, hours=self.hours)
-        except OverflowError:
+            if self.days:  # else it stays in the hour that it is in, of two that are called the same
+                at -= timedelta(days=self.days)
+            # Days are those of the calendar, an hour is an hour: also on the day on which clocks change.
+            return datetime.fromtimestamp(at.timestamp() - 3600 * self.hours, at.tzinfo) if self.hours else at
+        except (OverflowError, ValueError, OSError):
             return datetime(1, 1, 1, tzinfo=moment.tzinfo)
 
 
@@ -51,7 +56,7 @@ class Rules:
     monthly: int = 0
     yearly: int = 0
     within: Within | None = None
-    """Everything not older than the newest snapshot by more than that."""
+    """Everything not older by more than that than the newest snapshot that is not of the future."""
     tags: tuple[frozenset[str], ...] = ()
     """Snapshots that have all tags of any of these sets."""
 
@@ -80,20 +85,22 @@ class Verdict:
     """Why it is kept; empty: it goes."""
 
 
-def decide(candidates: Sequence[Candidate], rules: Rules, zone: tzinfo | None = None) -> list[Verdict]:
+def decide(
+    candidates: Sequence[Candidate], rules: Rules, zone: tzinfo | None = None, *, now_ns: int = _TIME_NS_MAX
+) -> list[Verdict]:
     """A verdict on each, newest first. The one with the greatest seq, which the ref names, is always kept."""
     ordered = sorted(candidates, key=lambda one: (one.time_ns, one.seq), reverse=True)
     if not ordered:
         return []
     current = max(one.seq for one in ordered)
     moments = [_moment(one.time_ns, zone) for one in ordered]
-    since = rules.within.before(moments[0]) if rules.within is not None else None
+    since_s = _since_s(ordered, rules.within, zone, now_ns) if rules.within is not None else math.inf
     buckets = [_Bucket(word, count, key) for word, count, key in _buckets(rules) if count]
     verdicts = []
     for number, (one, moment) in enumerate(zip(ordered, moments, strict=True)):
         reasons = ["newest"] if one.seq == current else []
         reasons += [f"tags {', '.join(sorted(tags))}" for tags in rules.tags if tags <= one.tags]
-        if since is not None and moment >= since:
+        if one.time_ns // _NS >= since_s:
             reasons.append("within")
         is_oldest = number == len(ordered) - 1
         reasons += [bucket.word for bucket in buckets if bucket.takes(number, moment, is_oldest=is_oldest)]
@@ -104,11 +111,21 @@ def decide(candidates: Sequence[Candidate], rules: Rules, zone: tzinfo | None = 
 def parse_within(text: str) -> Within:
     """`2y5m7d3h`: years, months, days, hours, each at most once, in this order."""
     found = _WITHIN.fullmatch(text.strip())
-    if found is None or not any(found.groups()):
+    within = Within(*(int(group or 0) for group in found.groups())) if found is not None else Within()
+    if within == Within():
         raise UsageError(
             f"{text!r} is no length of time", code="bad-duration", hint="write 2y5m7d3h: years, months, days, hours"
         )
-    return Within(*(int(group or 0) for group in found.groups()))
+    return within
+
+
+def _since_s(ordered: Sequence[Candidate], within: Within, zone: tzinfo | None, now_ns: int) -> float:
+    """Where `within` begins. A clock that was wrong once must not make all that was stored since look old."""
+    newest = next((one for one in ordered if one.time_ns <= now_ns), None)
+    try:
+        return -math.inf if newest is None else within.before(_moment(newest.time_ns, zone)).timestamp()
+    except (OverflowError, ValueError, OSError):  # before all times that there are
+        return -math.inf
 
 
 _Key = Callable[[int, datetime], object]

@@ -544,7 +544,8 @@ fn replace(moved: &Move, waiting: Name<'_>, name: Name<'_>, backup: Option<&Back
 /// A directory with something in it is in the way of a file.
 pub fn not_empty() -> Error {
     Error::Refused(
-        "a directory with something in it is there, where the snapshot has none; it is replaced only with --delete"
+        "a directory with something in it is there, where the snapshot has none; it is replaced only with --delete, \
+         and within --max-delete"
             .into(),
     )
 }

@@ -287,13 +287,13 @@ fn checkout_with<S: Source>(
     watch: &mut dyn Watch,
 ) -> Result<Report> {
     // Missing is fine: then nothing beneath the target can be it.
-    let volume = source.directory().and_then(|path| Dir::open(path).and_then(|dir| dir.stat_self()).ok());
+    let volume = source.directory().and_then(|path| Dir::open(path).ok());
     let places = match options.dry_run {
         true => Places::looked_at(target)?,
         false => Places::made(target)?,
     };
     let backup = match (&options.care.backup, &places.root) {
-        (Some(path), Some(root)) => Backup::open(path, root, options.dry_run)?.map(Arc::new),
+        (Some(path), Some(root)) => Backup::open(path, root, volume.as_ref(), options.dry_run)?.map(Arc::new),
         _ => None,
     };
     let pool = Pool::new(source);
@@ -304,7 +304,7 @@ fn checkout_with<S: Source>(
         }
         let mut checkout = Checkout::new(source, &pool, places, options, backup, watch);
         checkout.counts = counts;
-        checkout.volume = volume.map(|stat| (stat.st_dev, stat.st_ino));
+        checkout.volume = volume.and_then(|dir| dir.stat_self().ok()).map(|stat| (stat.st_dev, stat.st_ino));
         let answer = checkout.run(root, base);
         pool.close();
         answer
@@ -959,6 +959,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             // What is made in a new directory is not told apart from what is made here.
             Step::Make(over) if entry.kind == EntryKind::Directory && (!here || over == Over::Unlike) => {
                 self.room.unknown();
+            }
+            // A link, a pipe or a device takes nothing, and what was there gives back what it had.
+            Step::Make(_) if here => found.into_iter().for_each(|found| self.room.removed(found)),
+            Step::Keep | Step::Touch if entry.kind == EntryKind::File && entry.link_id != 0 && here => {
+                let group = self.link_group(entry);
+                self.room.kept(group);
             }
             _ => {}
         }

@@ -72,6 +72,11 @@ impl Room {
         Ok(bytes)
     }
 
+    /// A name of a file of several names stays as it is: those that come after it will be links to it.
+    pub fn kept(&mut self, group: LinkGroup) {
+        self.counted.insert(group);
+    }
+
     /// Something will be removed.
     pub fn removed(&mut self, found: &Found) {
         match found.kind {
@@ -146,6 +151,10 @@ mod tests {
             Some(1110)
         );
         room.removed(&found(FoundKind::Known(EntryKind::File), 2000, false));
+        assert_eq!(room.growth_bytes(), Some(-890));
+        let linked = file(&[(1 << 26, 1000)], 8);
+        room.kept((linked.link_id, linked.digest, linked.size));
+        room.file(&*space, &linked, (linked.link_id, linked.digest, linked.size), None).unwrap();
         assert_eq!(room.growth_bytes(), Some(-890));
         room.removed(&found(FoundKind::Known(EntryKind::Directory), 4096, true));
         assert_eq!(room.growth_bytes(), None);

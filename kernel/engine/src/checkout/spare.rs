@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FileType;
+use rustix::fs::{self, FileType, Mode};
 use rustix::io::{Errno, Result as SysResult};
 
 use super::act::Home;
@@ -78,8 +78,8 @@ pub struct Backup {
 
 impl Backup {
     /// The backup directory at `path`, made if it is missing; for a dry run only if it is there. [`Error::Usage`] if what
-    /// is in `root` cannot be moved there.
-    pub fn open(path: &Path, root: &Home, dry_run: bool) -> Result<Option<Backup>> {
+    /// is in `root` cannot be moved there, or if `root` or the `volume` could have to give way there.
+    pub fn open(path: &Path, root: &Home, volume: Option<&Dir>, dry_run: bool) -> Result<Option<Backup>> {
         let opened = match Dir::open(path) {
             Err(Errno::NOENT) if dry_run => return Ok(None),
             Err(Errno::NOENT) => super::act::open_target(path)?,
@@ -97,11 +97,16 @@ impl Backup {
                 path.display()
             )));
         }
-        let mut above = HashSet::new();
-        let mut dir = opened.parent().map_err(failed)?;
-        while above.insert(identity_of(&dir).map_err(failed)?) {
-            dir = dir.parent().map_err(failed)?;
+        // What is moved there replaces what has its name, with all that is in it.
+        for (dir, what) in [(Some(&root.dir), "target"), (volume, "volume")] {
+            if dir.map_or(Ok(false), |dir| all_above(dir).map(|above| above.contains(&identity))).map_err(failed)? {
+                return Err(Error::Usage(format!(
+                    "the {what} lies in the directory for backups {}: what is moved there could replace it",
+                    path.display()
+                )));
+            }
         }
+        let above = all_above(&opened).map_err(failed)?;
         Ok(Some(Backup { dir: opened, path: path.to_path_buf(), identity, above }))
     }
 
@@ -165,9 +170,17 @@ impl Backup {
 
 /// Moves a name; what is there already gives way, but for directories: in them, name by name.
 fn move_over(from: &Dir, name: Name<'_>, to: &Dir, other: Name<'_>) -> SysResult<()> {
+    // Two names of one file, as a killed checkout leaves them: a rename would do nothing, and both would stay.
+    if let (Some(newer), Some(older)) = (from.stat(name)?, to.stat(other)?)
+        && !is_directory(&newer)
+        && (newer.st_dev, newer.st_ino) == (older.st_dev, older.st_ino)
+    {
+        return from.unlink(name);
+    }
     match from.rename(name, to, other) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {}
+        Err(Errno::ACCESS) => return move_read_only(from, name, to, other),
         Err(errno) => return Err(errno),
     }
     let (Ok(newer), Ok(older)) = (from.enter(name), to.enter(other)) else {
@@ -181,10 +194,34 @@ fn move_over(from: &Dir, name: Name<'_>, to: &Dir, other: Name<'_>) -> SysResult
     from.remove_directory(name)
 }
 
+/// Moves a directory that its owner may not write to, as little as what is above it may then be exchanged.
+fn move_read_only(from: &Dir, name: Name<'_>, to: &Dir, other: Name<'_>) -> SysResult<()> {
+    let dir = from.enter(name).map_err(|_| Errno::ACCESS)?;
+    let mode = dir.stat_self()?.st_mode & 0o7777;
+    if mode & 0o200 != 0 {
+        return Err(Errno::ACCESS);
+    }
+    fs::fchmod(&dir, Mode::from_raw_mode(mode | 0o200))?;
+    let moved = move_over(from, name, to, other);
+    // If it was emptied into an older one it is gone, and has no mode to give back.
+    fs::fchmod(&dir, Mode::from_raw_mode(mode))?;
+    moved
+}
+
+/// The directories that one lies in, up to the root.
+fn all_above(dir: &Dir) -> SysResult<HashSet<(u64, u64)>> {
+    let mut above = HashSet::new();
+    let mut dir = dir.parent()?;
+    while above.insert(identity_of(&dir)?) {
+        dir = dir.parent()?;
+    }
+    Ok(above)
+}
+
 fn identity_of(dir: &Dir) -> SysResult<(u64, u64)> {
     dir.stat_self().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-fn is_directory(stat: &rustix::fs::Stat) -> bool {
+fn is_directory(stat: &fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }

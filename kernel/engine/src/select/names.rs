@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::beneath::NAME_BYTES_MAX;
 use crate::{Error, Result};
 
 /// A place in the tree of names.
@@ -28,6 +29,10 @@ impl Wanted {
                 if name == b".." || name.contains(&0) {
                     let shown = String::from_utf8_lossy(path);
                     return Err(Error::Usage(format!("--files-from: \"{shown}\" does not lie in the source")));
+                }
+                if name.len() > NAME_BYTES_MAX {
+                    let shown = String::from_utf8_lossy(path);
+                    return Err(Error::Usage(format!("--files-from: \"{shown}\" has a name of {} bytes", name.len())));
                 }
                 let next = nodes.len();
                 let at = *nodes[place].beneath.entry(name.to_vec()).or_insert(next);
@@ -72,5 +77,7 @@ mod tests {
         assert_eq!((wanted.beneath(a, b"b"), wanted.beneath(root, b"e")), (None, None));
         assert_eq!(Wanted::new([&b"."[..]]).unwrap().root(), None);
         assert!(matches!(Wanted::new([&b"a/../../b"[..]]), Err(Error::Usage(_))));
+        assert!(matches!(Wanted::new([&[b'x'; 256][..]]), Err(Error::Usage(_))));
+        assert!(Wanted::new([&[b'x'; 255][..]]).is_ok());
     }
 }
