@@ -12,7 +12,7 @@ from packetfs.cli.names import shown
 from packetfs.cli.quantities import bytes_text, duration
 from packetfs.cli.selection import pattern_options, patterns
 from packetfs.cli.traffic import tell_traffic
-from packetfs.cli.written import counts_text, raise_if_missed, raise_if_not_deleted, tell_missed, teller
+from packetfs.cli.written import counts_text, missed_error, raise_if_not_deleted, teller
 from packetfs.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -161,9 +161,10 @@ def pull(
     )
     if traffic is not None:
         tell_traffic(output, traffic, snapshot.statistics.logical_bytes)
-    tell_missed(output, report)
+    missed = missed_error(output, report, how="pull as root")
     raise_if_not_deleted(report, delete_max=max_delete, dry_run=dry_run)
-    raise_if_missed(report, how="pull as root")
+    if missed is not None:
+        raise missed
     return EXIT_OK
 
 

@@ -15,7 +15,7 @@ from packetfs.cli.problems import raise_if_lost, tell_problems
 from packetfs.cli.quantities import bytes_text, duration
 from packetfs.cli.selection import pattern_options, patterns
 from packetfs.cli.traffic import tell_traffic
-from packetfs.cli.written import counts_text, raise_if_missed, raise_if_not_deleted, tell_missed, teller
+from packetfs.cli.written import counts_text, missed_error, raise_if_not_deleted, teller
 from packetfs.errors import EXIT_OK, UsageError
 from packetfs.format.location import Location
 
@@ -89,6 +89,8 @@ def sync(
     output = invocation.output
     if max_delete is not None and not delete:
         raise UsageError("--max-delete bounds what --delete removes", hint="add --delete")
+    if numeric_ids and no_owner:
+        raise UsageError("--numeric-ids and --no-owner contradict each other", hint="leave one of them out")
     ends = _ends(invocation, source, destination)
     from packetfs.sync import mirror
     from packetfs.sync.checkout import Care, Ownership
@@ -126,11 +128,12 @@ def sync(
         seconds = meter.elapsed_s
     tell_problems(output, done.problems)
     _tell(output, ends, done, seconds)
-    tell_missed(output, done)
+    missed = missed_error(output, done, how="write there as root")
     raise_if_not_deleted(done, delete_max=max_delete, dry_run=dry_run)
     kept = ", and nothing was deleted" if delete and done.unread else ""
     raise_if_lost(done.problems, done=f"everything else is there{kept}", unread=done.unread)
-    raise_if_missed(done, how="write there as root")
+    if missed is not None:
+        raise missed
     return EXIT_OK
 
 

@@ -15,7 +15,7 @@ from packetfs.events import Change, Problem, ProblemKind
 if TYPE_CHECKING:
     from packetfs.cli.output import Output
 
-__all__ = ["Written", "counts_text", "raise_if_missed", "raise_if_not_deleted", "tell_missed", "teller"]
+__all__ = ["Written", "counts_text", "missed_error", "raise_if_not_deleted", "teller"]
 
 _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
 _MISSED: "Final[dict[ProblemKind, str]]" = {
@@ -84,12 +84,6 @@ def counts_text(report: Written) -> str:
     )
 
 
-def tell_missed(output: "Output", report: Written) -> None:
-    """The first names of each kind of what could not be set."""
-    for problem in report.missed:
-        output.warning(problem, f"{shown(problem.path)}: {_MISSED.get(problem.kind, 'is not all there')}")
-
-
 def raise_if_not_deleted(report: Written, *, delete_max: int | None, dry_run: bool) -> None:
     """PartialError if more names had to be deleted than might be."""
     if report.not_deleted:
@@ -102,10 +96,12 @@ def raise_if_not_deleted(report: Written, *, delete_max: int | None, dry_run: bo
         )
 
 
-def raise_if_missed(report: Written, *, how: str) -> None:
-    """PartialError if something could not be set; `how` it would be."""
+def missed_error(output: "Output", report: Written, *, how: str) -> PartialError | None:
+    """What to raise if something could not be set; the first names of each kind are told. `how` it would be set."""
     if not report.missed:
-        return
+        return None
+    for problem in report.missed:
+        output.warning(problem, f"{shown(problem.path)}: {_MISSED.get(problem.kind, 'is not all there')}")
     parts = [
         f"{amount(count, 'name')} {text}"
         for count, text in (
@@ -115,7 +111,7 @@ def raise_if_missed(report: Written, *, how: str) -> None:
         )
         if count
     ]
-    raise PartialError(
+    return PartialError(
         ", ".join(parts),
         code="pull-incomplete",
         hint=f"everything else is there; {how}, or say --no-owner if owners do not matter"
