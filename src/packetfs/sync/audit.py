@@ -71,6 +71,7 @@ class Audit:
                 os.rename(self._path, f"{self._path}.1")
                 os.close(handle)
                 handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.write(handle, data)
+            if os.write(handle, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(handle)

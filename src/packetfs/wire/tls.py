@@ -75,6 +75,7 @@ class Tls:
         *,
         name: str,
         lingers: bool,
+        env: Env = SYSTEM,
     ) -> None:
         """Use `connect` or `accept`. The handshake is done; the socket does not block. A server `lingers`."""
         self.device = device
@@ -84,6 +85,7 @@ class Tls:
         self._name = name
         self._socket = secured
         self._lingers = lingers
+        self._env = env
         self._stall_s = _STALL_S if lingers else _PATIENT_STALL_S
         self._tls = threading.Lock()
         self._sending = threading.Lock()
@@ -223,10 +225,11 @@ class Tls:
         try:
             poll, left = select.poll(), _LINGER_BYTES
             poll.register(self._socket.fileno(), select.POLLIN)
-            while left > 0 and poll.poll(_LINGER_S * 1000):
+            until_s = self._env.monotonic_s() + _LINGER_S  # for all of it, however it drips
+            while left > 0 and poll.poll(max(0.0, until_s - self._env.monotonic_s()) * 1000):
                 # Beneath TLS: it is thrown away.
                 taken = len(socket.socket.recv(self._socket, min(left, 64 << 10)))
-                if not taken:
+                if not taken or self._env.monotonic_s() >= until_s:
                     return
                 left -= taken
         except OSError:
@@ -367,7 +370,7 @@ def _secured(connection: ssl.SSLSocket, name: str, deadline_s: float, env: Env, 
         certificate = connection.getpeercert(binary_form=True)
     except (OSError, ValueError) as error:
         raise _failed(name, error) from None
-    return Tls(connection, device_of_certificate(certificate or b""), name=name, lingers=lingers)
+    return Tls(connection, device_of_certificate(certificate or b""), name=name, lingers=lingers, env=env)
 
 
 def _failed(name: str, error: BaseException) -> UnavailableError:
