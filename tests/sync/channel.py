@@ -21,8 +21,14 @@ from packetfs.wire.transports import Transport, memory_pair
 class Here(AsPeer):
     """A peer that calls a volume by its path, as these tests do, and means the one of that name beneath the root."""
 
+    def check(self, message: protocol.Message) -> None:
+        super().check(self._called(message) if isinstance(message, protocol.Hello) else message)
+
     def place(self, hello: protocol.Hello) -> str:
-        return super().place(replace(hello, volume=os.path.basename(hello.volume)))
+        return super().place(self._called(hello))
+
+    def _called(self, hello: protocol.Hello) -> protocol.Hello:
+        return hello if b"\0" in hello.volume else replace(hello, volume=os.path.basename(hello.volume))
 
 
 class Memory:

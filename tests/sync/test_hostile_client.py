@@ -277,69 +277,6 @@ def test_the_scripts_of_these_tests_are_sound_where_they_do_not_lie(stage: Stage
             assert peer.refused(protocol.Commit("main", bytes(16))).code == "transfer-damaged"
 
 
-# Directories
-
-
-@pytest.mark.parametrize("message", [protocol.Ingest(), protocol.Checkout(bytes(16))], ids=["INGEST", "CHECKOUT"])
-def test_a_session_about_a_volume_touches_no_directory(message: Message, stage: Stage) -> None:
-    with Hostile(stage.volume) as peer:
-        peer.greet()
-
-        assert peer.refused(message).code == "protocol-violation"
-
-
-@pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a hostile client is to sync into."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    return grown(tmp_path / "directory", {"file": b"file", "d/other": b"other"})
-
-
-@pytest.mark.parametrize("path", ["", "a\0b", "\0"])
-def test_what_names_no_directory_is_refused(path: str, directory: Path) -> None:
-    with Hostile(Path("/")) as peer:
-        hello = protocol.Hello(1, "hostile", f"\0{path}".encode(), "write", create=True)
-
-        assert peer.refused(hello).code == "bad-location"
-    assert not (directory.parent / "data").exists()
-
-
-@pytest.mark.parametrize(
-    ("message", "code"),
-    [
-        (protocol.Checkout(bytes(16)), "snapshot-not-found"),
-        (protocol.Ingest([b"["]), "usage"),
-        (protocol.Ingest([b""]), "usage"),
-        (protocol.Ingest([b"a\0b"]), "usage"),
-    ],
-)
-def test_a_directory_is_not_touched_for_what_makes_no_sense(message: Message, code: str, directory: Path) -> None:
-    before = facts(directory)
-    with Hostile(directory) as peer:
-        peer.ask(protocol.Hello(1, "hostile", b"\0" + os.fsencode(directory), "write", create=True))
-
-        assert peer.refused(message).code == code
-        assert isinstance(peer.ask(protocol.Ingest()), protocol.Ingested)  # the session goes on
-    assert facts(directory) == before
-
-
-@pytest.mark.parametrize("name", [b"../escaped", b"..", b"a/b", b"/etc/x"])
-def test_a_tree_with_a_name_that_escapes_is_not_committed_so_it_is_not_checked_out(
-    name: bytes, directory: Path
-) -> None:
-    before = facts(directory)
-    with Hostile(directory) as peer:
-        peer.ask(protocol.Hello(1, "hostile", b"\0" + os.fsencode(directory), "write", create=True))
-        peer.ask(protocol.Ingest())
-        peer.say(protocol.Begin())
-
-        refused = peer.refused(protocol.Tree(file_at(0, 100, name=name)))
-
-        assert refused.code in ("invalid", "damaged", "refused", "bad-frame")
-    assert facts(directory) == before
-    assert not list(directory.parent.rglob("*escaped*"))
-
-
 # Literals
 
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, PacketFSError, RefusedError
 from packetfs.format import trust
+from packetfs.sync.directory import Directory, directory_of
 from packetfs.sync.root import Root
 from packetfs.wire import protocol
 
@@ -46,6 +47,9 @@ class Access(Protocol):
     def place(self, hello: protocol.Hello) -> str:
         """The path of the volume that is meant; RefusedError unless it may be used like this."""
 
+    def directory(self, hello: protocol.Hello) -> Directory | None:
+        """The directory that is meant; None if it is a volume: then `place` says which."""
+
     def keys(self, keys: bytes) -> bytes:
         """As much of the keys of that volume as the peer may have."""
 
@@ -72,6 +76,10 @@ class AsUser:
         if b"\0" in hello.volume:
             raise InvalidError(f"a volume's path has no NUL byte: {hello.volume!r}", code="bad-location")
         return os.path.abspath(os.path.expanduser(os.fsdecode(hello.volume)))
+
+    def directory(self, hello: protocol.Hello) -> Directory | None:
+        """See Access."""
+        return directory_of(hello.volume, os.environ)
 
     def keys(self, keys: bytes) -> bytes:
         """See Access."""
@@ -175,6 +183,11 @@ class AsPeer:
             )
         self._volume, self._needed, self._role = name, needed, role
         return path
+
+    def directory(self, hello: protocol.Hello) -> Directory | None:
+        """See Access. A server serves volumes."""
+        del hello
+        return None
 
     def keys(self, keys: bytes) -> bytes:
         """See Access. Who may read can verify; where chunks end only those may compute who write."""

@@ -35,8 +35,8 @@ from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
 from packetfs.sync import directory
-from packetfs.sync.access import AS_USER, Access, AsUser
-from packetfs.sync.directory import Directory, Found, directory_of
+from packetfs.sync.access import AS_USER, Access
+from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume, files, reserve
@@ -210,8 +210,7 @@ class _Serving:
 
     def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
         writes = hello.intent == "write"
-        # A directory is for who may do here what the user may; a server serves volumes only.
-        self._directory = directory_of(hello.volume, os.environ) if isinstance(self._access, AsUser) else None
+        self._directory = self._access.directory(hello)
         if self._directory is None:
             path = self._access.place(hello)
         else:
