@@ -20,7 +20,8 @@ from packetfs.env import SystemEnv
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.format.location import Endpoint
 from packetfs.wire.certificate import ROOT_PEM, device_of_certificate, device_of_pem, identity_pem, made_root_pem
-from packetfs.wire.tls import Pace, Tls, accept, client_context, connect, server_context, wrapped
+from packetfs.wire.pace import Pace
+from packetfs.wire.tls import Tls, accept, client_context, connect, server_context, wrapped
 from tests.wire.test_transports import TransportContract
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "identity-v1.pem"

@@ -29,7 +29,8 @@ from packetfs.sync.serve import serve
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import GREETING_BYTES_MAX, LITERALS_BYTES_MAX
-from packetfs.wire.tls import Pace, Tls, accept, peer_name, server_context, shut, wrapped
+from packetfs.wire.pace import Pace
+from packetfs.wire.tls import Tls, accept, peer_name, server_context, shut, wrapped
 
 __all__ = ["Limits", "Server"]
 

@@ -1,4 +1,4 @@
-"""A transport that moves no more than so many bytes a second in either direction. It delays, and decides nothing else.
+"""How fast bytes may go, and a transport that keeps to it in either direction. It delays, and decides nothing else.
 
 What is received is delayed before it is given out: then the pipes and sockets behind it fill, and the peer has to wait.
 """
@@ -14,10 +14,27 @@ from packetfs.wire.transports import Transport
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Paced"]
+__all__ = ["Pace", "Paced"]
 
 _PIECE_BYTES_MAX: Final = 64 << 10
 _PIECES_A_SECOND: Final = 8  # at least, so that a slow link is used evenly
+
+
+class Pace:
+    """How fast bytes may go, for all connections that share it. Thread-safe."""
+
+    def __init__(self, bytes_per_s: float, env: Env = SYSTEM) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._env = env
+        self._lock = threading.Lock()
+        self._free_s = env.monotonic_s()
+
+    def after(self, count: int) -> float:
+        """Count `count` bytes that went just now; for how many seconds nothing more may go."""
+        with self._lock:
+            now = self._env.monotonic_s()
+            self._free_s = max(self._free_s, now) + count / self._bytes_per_s
+            return self._free_s - now
 
 
 class Paced:
@@ -30,8 +47,8 @@ class Paced:
         self._closed = threading.Event()
         self._piece_bytes = max(1, min(_PIECE_BYTES_MAX, rate_bytes_s // _PIECES_A_SECOND))
         self._sending = threading.Lock()
-        self._out = _Bucket(rate_bytes_s, self._closed, env)
-        self._in = _Bucket(rate_bytes_s, self._closed, env)
+        self._out = Pace(rate_bytes_s, env)
+        self._in = Pace(rate_bytes_s, env)
 
     def send(self, buffers: "Sequence[Buffer]") -> None:
         """See Transport."""
@@ -42,13 +59,13 @@ class Paced:
                     piece = view[at : at + self._piece_bytes]
                     self._transport.send([piece])
                     self.sent_bytes += piece.nbytes
-                    self._out.spend(piece.nbytes)
+                    self._closed.wait(self._out.after(piece.nbytes))
 
     def receive(self) -> bytes:
         """See Transport."""
         data = self._transport.receive()
         self.received_bytes += len(data)
-        self._in.spend(len(data))
+        self._closed.wait(self._in.after(len(data)))
         return data
 
     def close(self) -> None:
@@ -59,19 +76,3 @@ class Paced:
     def ended(self) -> PacketFSError:
         """See Transport."""
         return self._transport.ended()
-
-
-class _Bucket:
-    """Tokens for bytes, which come in at a constant rate and are not saved up."""
-
-    def __init__(self, rate_bytes_s: int, closed: threading.Event, env: Env) -> None:
-        self._rate_bytes_s = rate_bytes_s
-        self._closed = closed
-        self._env = env
-        self._free_s = 0.0
-
-    def spend(self, count: int) -> None:
-        """Wait until `count` bytes have had their time, or nobody is interested any more."""
-        now_s = self._env.monotonic_s()
-        self._free_s = max(self._free_s, now_s) + count / self._rate_bytes_s
-        self._closed.wait(self._free_s - now_s)

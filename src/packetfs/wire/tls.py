@@ -20,13 +20,13 @@ from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, PacketFSError, RefusedError, UnavailableError
 from packetfs.format.location import DEFAULT_PORT, Endpoint
 from packetfs.wire.certificate import ROOT_PEM, device_of_certificate
+from packetfs.wire.pace import Pace
 from packetfs.wire.transports import RECEIVE_BYTES, peer_gone
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
-    "Pace",
     "Tls",
     "accept",
     "address_of",
@@ -46,23 +46,6 @@ _STALL_S: Final = 120.0  # a client that takes nothing for so long is gone, or w
 _PATIENT_STALL_S: Final = 600.0  # a server may be made to wait: by its disk, by the pace it keeps
 _KEEPALIVE_S: Final = 60  # a machine without power is noticed within some minutes
 _KEEPALIVE_PROBES: Final = 4
-
-
-class Pace:
-    """How fast bytes may go, for all connections that share it. Thread-safe."""
-
-    def __init__(self, bytes_per_s: float, env: Env = SYSTEM) -> None:
-        self._bytes_per_s = bytes_per_s
-        self._env = env
-        self._lock = threading.Lock()
-        self._free_s = env.monotonic_s()
-
-    def after(self, count: int) -> float:
-        """Count `count` bytes that went just now; for how many seconds nothing more may go."""
-        with self._lock:
-            now = self._env.monotonic_s()
-            self._free_s = max(self._free_s, now) + count / self._bytes_per_s
-            return self._free_s - now
 
 
 class Tls:
