@@ -21,14 +21,6 @@ Many = Callable[[int, int], int]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@pytest.fixture(autouse=True)
-def keyboard() -> Iterator[None]:
-    """A shell lets what it runs in the background ignore the keyboard, and so these tests where they are run there."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def hears(process: "subprocess.Popen[bytes]") -> bool:
     """Whether the command has begun to listen to both signals; before that the interpreter ends in its own way."""
     try:

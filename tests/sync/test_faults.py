@@ -170,7 +170,10 @@ def test_the_stories_say_all_that_can_be_said(stage: Stage) -> None:
     }
 
     pairing = {FrameType.PAIR, FrameType.PAIRED}  # a session of its own, over TLS, which lets no damage through
-    assert said == set(FrameType) - {FrameType.RESOLVE, FrameType.ACK, FrameType.FAILURE} - pairing
+    # Not yet: what only a sync says. Its sides are killed in tests/end_to_end/test_sync.py; its frames are not cut.
+    syncing = {FrameType.INGEST, FrameType.INGESTED, FrameType.CHECKOUT, FrameType.CHECKED_OUT}
+    syncing |= {FrameType.CHANGES, FrameType.PROGRESS}
+    assert said == set(FrameType) - {FrameType.RESOLVE, FrameType.ACK, FrameType.FAILURE} - pairing - syncing
 
 
 FAULTS: dict[str, tuple[str, Callable[[int], Faults]]] = {
