@@ -123,6 +123,7 @@ def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far:
     with far.session() as session:
         mirror.send(session, str(source))
     other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
+    other.status()  # its INGEST is over: two at once would race for the ref, and one of them be told so
     before = facts(source)
     with far.session() as session:
         session.status()  # the greeting and INGEST are over
