@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from packetfs.errors import InvalidError, RefusedError
 from packetfs.events import Change, Problem, Progress
@@ -86,13 +87,14 @@ def send(
             code="role-too-low",
             hint="ask who runs the server for a token with the role `write`, or to export it without `:ro`",
         )
-    ingested = _ingested(session, progress)
-    session.origin_bytes = ingested.unique_bytes
+    # Both sides look at their directories at the same time: what the other has found is heard when it is needed.
+    ingested = cache(lambda: _ingested(session, progress))
+    session.origin_bytes = lambda: ingested().unique_bytes
     selection = Selection(exclude=tuple(care.exclude))
     sources = [Source(os.fsencode(source))]
     if dry_run:
         counts = _Counts(report, delete=delete, delete_max=care.delete_max)
-        against = "nothing" if ingested.missing else FOUND
+        against = "nothing" if ingested().missing else FOUND
         pushed = session.push(
             sources,
             against,
@@ -110,6 +112,7 @@ def send(
         raise refused_with_place(error) from None
     snapshot, problems = pushed.report.snapshot, pushed.report.problems
     assert snapshot is not None, "a push that is not dry has a snapshot"
+    ingested()
     unread = sum(problem.kind in _LOST for problem in problems)
     backup = None if care.backup is None else os.fsencode(care.backup)
     request = session.link.say(
@@ -169,7 +172,7 @@ def fetch(
 ) -> Synced:
     """Make the directory `target` here hold what the directory of the session holds there; see `send`."""
     ingested = _ingested(session, progress)
-    session.origin_bytes = ingested.unique_bytes
+    session.origin_bytes = lambda: ingested.unique_bytes
     pulled = transfer.pull(
         session,
         FOUND,
