@@ -29,9 +29,20 @@ _ASKED_BY_READERS: Final = (
     protocol.Refs,
     protocol.Log,
     protocol.Status,
+    protocol.Fence,  # it proves itself
 )
+# What a full replica asks for, which gets all keys.
+_ASKED_BY_COPIES: Final = (protocol.Join, protocol.Follow, protocol.At, protocol.Adopt)
 _ASKED_BY_WRITERS: Final = (protocol.Lease, protocol.Literals, protocol.Begin, protocol.Tree, protocol.Commit)
-_TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair)  # what the audit log has lines for
+_TOLD: Final = (
+    protocol.Hello,
+    protocol.Commit,
+    protocol.Want,
+    protocol.Pair,
+    protocol.Join,
+    protocol.Fence,
+    protocol.Adopt,
+)  # what the audit log has lines for
 
 
 class Access(Protocol):
@@ -154,6 +165,15 @@ class AsPeer:
             raise self._too_low(self._needed, self._volume or "")
         if isinstance(message, protocol.Hello):
             trust.check_volume(message.volume)
+        elif isinstance(message, _ASKED_BY_COPIES):
+            if not trust.includes(self._role_now(self._volume or ""), "admin"):
+                raise RefusedError(
+                    f"this machine may not have a full replica of {self._volume!r}, which has all keys of the volume",
+                    code="role-too-low",
+                    hint="ask who runs the server for a token with the role `admin`, and give that to `packetfs pair`",
+                    volume=self._volume or "",
+                    needed="admin",
+                )
         elif not isinstance(message, _ASKED_BY_READERS):
             if not isinstance(message, _ASKED_BY_WRITERS):
                 raise RefusedError(
