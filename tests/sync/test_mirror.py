@@ -9,10 +9,10 @@ from msgspec import structs
 
 from packetfs.env import SYSTEM
 from packetfs.errors import BusyError, InvalidError, PacketFSError, RefusedError
-from packetfs.events import Change
+from packetfs.events import Change, Progress
 from packetfs.sync import mirror
 from packetfs.sync.checkout import NO_CARE
-from packetfs.sync.directory import FOUND, directory_of, in_turn, named
+from packetfs.sync.directory import FOUND, directory_of, in_turn, ingest, named
 from packetfs.sync.serve import serve
 from packetfs.sync.session import Session
 from packetfs.volume import Volume
@@ -123,7 +123,6 @@ def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far:
     with far.session() as session:
         mirror.send(session, str(source))
     other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
-    other.status()  # its INGEST is over: two at once would race for the ref, and one of them be told so
     before = facts(source)
     with far.session() as session:
         session.status()  # the greeting and INGEST are over
@@ -135,6 +134,48 @@ def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far:
 
     assert done.deleted == 1
     assert difference(before, facts(far.path)) == []
+
+
+def test_who_loses_a_race_for_what_was_found_looks_again(far: Far, source: Path) -> None:
+    """While the one stores what the directory holds, the other has stored what it holds by then."""
+    with far.session() as session:
+        mirror.send(session, str(source))
+    meant = directory_of(os.fsencode(named(str(far.path))), os.environ)
+    assert meant is not None
+    others: list[protocol.Ingested] = []
+
+    def meanwhile(_: Progress) -> None:
+        if not others:
+            grown(far.path, {"later": b"later"})
+            with far.volume() as other:
+                others.append(ingest(other, meant, protocol.Ingest(), 0, lambda _: None)[0])
+
+    grown(far.path, {"sooner": b"sooner"})
+    with far.volume() as volume:
+        ingest(volume, meant, protocol.Ingest(), 0, meanwhile)
+        names = {entry.name for entry in volume.entries(volume.root(volume.resolve(FOUND)))}
+
+    assert others
+    assert {b"sooner", b"later"} <= names
+
+
+def test_two_that_sync_into_one_directory_at_once_both_succeed_and_the_last_one_decides(
+    far: Far, source: Path, tmp_path: Path
+) -> None:
+    other_source = grown(tmp_path / "other", {"of the other": b"x" * 5000})
+    one = far.session()
+    other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
+
+    def first(_: Progress) -> None:
+        if not done:
+            done.append(mirror.send(other, str(other_source), delete=True))
+
+    done: list[mirror.Synced] = []
+    with one, other:
+        mirror.send(one, str(source), delete=True, progress=first)
+
+    assert done
+    assert difference(facts(source), facts(far.path)) == []
 
 
 def impatient(connection: Connection) -> None:

@@ -167,6 +167,22 @@ def test_a_client_hears_the_answer_to_its_request_and_refuses_everything_else(
         assert client.phase is Phase.CLOSED
 
 
+@pytest.mark.parametrize("asked", ["INGEST", "CHECKOUT"])
+def test_an_origin_that_only_ever_says_that_it_is_at_work_is_not_listened_to_for_ever(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PROGRESS_MAX", 100)
+    client = talk_in(Phase.READY).client
+    client.say(SAMPLES[FrameType[asked]])
+    frame = encoded(FrameType.PROGRESS, client.request)
+    for _ in range(100):
+        client.receive(frame)
+
+    with pytest.raises(InvalidError, match="PROGRESS"):
+        client.receive(frame)
+    assert client.phase is Phase.CLOSED
+
+
 @pytest.mark.parametrize("phase", Phase)
 @pytest.mark.parametrize("kind", [kind for kind in FrameType if kind < FrameType.WELCOME], ids=lambda kind: kind.name)
 def test_a_client_cannot_be_made_to_say_what_may_not_be_said(phase: Phase, kind: FrameType) -> None:

@@ -16,6 +16,7 @@ from packetfs.sync import checkout, transfer
 from packetfs.sync.checkout import NO_CARE, Care, Ownership
 from packetfs.sync.directory import FOUND, SENT, refused_with_place
 from packetfs.sync.link import ID_BYTES
+from packetfs.sync.plan import raced
 from packetfs.sync.session import Session, Traffic
 from packetfs.volume import Source
 from packetfs.volume.selection import Pattern, Selection
@@ -105,7 +106,9 @@ def send(
         counted = pushed.report.statistics
         return counts.synced(pushed.traffic, counted.logical_bytes, pushed.report.problems, counted.new_bytes)
     try:
-        pushed = session.push(sources, SENT, selection=selection, checksum=care.checksum, progress=progress)
+        pushed = raced(
+            lambda: session.push(sources, SENT, selection=selection, checksum=care.checksum, progress=progress)
+        )
     except RefusedError as error:
         raise refused_with_place(error) from None
     snapshot, problems = pushed.report.snapshot, pushed.report.problems

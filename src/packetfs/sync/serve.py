@@ -97,6 +97,7 @@ class _Serving:
         self._directory: Directory | None = None
         self._found: Found | None = None
         self._told_s = 0.0
+        self._told = 0
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -436,7 +437,7 @@ class _Serving:
 
     def _ingest(self, said: protocol.Ingest) -> Iterator[protocol.Message]:
         """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
-        self._told_s = self._env.monotonic_s()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
@@ -445,7 +446,8 @@ class _Serving:
 
     def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
         """The directory is made to hold a snapshot; one that it was just found to hold is not looked for again."""
-        meant, self._told_s = self._meant(), self._env.monotonic_s()
+        meant = self._meant()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         found, self._found = self._found, None
         snapshot = self.volume.snapshot(said.id)
         if snapshot is None:
@@ -474,8 +476,9 @@ class _Serving:
     def _tell(self, progress: Progress) -> None:
         """Let a peer that waits know now and then that we are at work; if it has gone, stop."""
         now_s = self._env.monotonic_s()
-        if now_s - self._told_s >= _TELL_S:
+        if now_s - self._told_s >= _TELL_S and self._told < protocol.PROGRESS_MAX:
             self._told_s = now_s
+            self._told += 1
             totals = progress.files_total, progress.bytes_total
             self._send(self._origin.say(protocol.Progress(progress.files, progress.bytes, *totals)))
 

@@ -49,6 +49,7 @@ __all__ = [
     "CHANGES_MAX",
     "FETCH_EXTENTS_MAX",
     "PAGE_BYTES",
+    "PROGRESS_MAX",
     "PROTOCOL",
     "RANGE_BYTES",
     "RECLAIMED_BYTES_MAX",
@@ -116,6 +117,7 @@ RANGE_BYTES: Final = 8  # start u32, end u32
 RECLAIMED_BYTES_MAX: Final = 512 << 10  # of a WELCOME: who was away for longer begins anew
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
 CHANGES_MAX: Final = 4096  # names in one CHANGES, of half a MiB together
+PROGRESS_MAX: Final = 1 << 17  # of one request: a day and a half of one a second; who says more does nothing else
 SAID_BY_PEER: Final = "the other machine said so"
 _TEXT_CHARACTERS_MAX: Final = 64 << 10
 _VALUES_MAX: Final = 64  # of a FAILURE
@@ -855,18 +857,21 @@ _FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {
 class _Pending:
     """A request that has not been answered in full."""
 
-    __slots__ = ("message", "number", "planned", "type")
+    __slots__ = ("message", "number", "planned", "told", "type")
 
     def __init__(self, number: int, message: Message) -> None:
         self.number = number
         self.message = message
         self.type = _TYPES[type(message)]
         self.planned = self.type is not FrameType.WANT  # whether what streams may begin
+        self.told = 0  # PROGRESS
 
     def expects(self, kind: FrameType) -> bool:
         """Whether an answer of that type may come next."""
         if not self.planned:
             return kind is FrameType.PLANNED
+        if kind is FrameType.PROGRESS and self.told >= PROGRESS_MAX:
+            return False
         return kind is _ANSWERS[self.type] or kind in _STREAMED.get(self.type, ())
 
 
@@ -933,7 +938,9 @@ class _Side:
         pending = self._pending[0]
         if isinstance(message, Planned):
             pending.planned = True
-        elif not isinstance(message, Literals | Tree | Changes | Progress):
+        elif isinstance(message, Progress):
+            pending.told += 1
+        elif not isinstance(message, Literals | Tree | Changes):
             self._pending.popleft()
             if isinstance(message, Welcome | Committed):
                 self.phase = Phase.READY
