@@ -178,6 +178,54 @@ def test_two_that_sync_into_one_directory_at_once_both_succeed_and_the_last_one_
     assert difference(facts(source), facts(far.path)) == []
 
 
+def test_sent_again_on_the_same_session_a_change_is_one_round_trip(far: Far, source: Path) -> None:
+    with far.session() as session:
+        first = mirror.send(session, str(source), delete=True)
+        nothing = mirror.send(session, str(source), delete=True)
+        (source / "large").write_bytes(b"small now")
+        (source / "d1" / "f1").unlink()
+        done = mirror.send(session, str(source), delete=True)
+        found = facts(far.path)
+        grown(source, {"new/est": b"x" * 100_000})
+        last = mirror.send(session, str(source), delete=True)
+
+    assert first.traffic.round_trips <= 3
+    assert (nothing.traffic.round_trips, nothing.changed) == (1, False)
+    assert (done.traffic.round_trips, done.deleted) == (1, 1)
+    assert (found[b"large"].content, b"d1/f1" in found) == (facts(source)[b"large"].content, False)
+    assert (last.traffic.round_trips, last.created) == (1, 2)
+    assert last.traffic.sent_bytes < 5000
+    assert difference(facts(source), facts(far.path)) == []
+
+
+def test_who_is_overtaken_between_two_changes_still_sends_its_own(far: Far, source: Path, tmp_path: Path) -> None:
+    """The commit is refused, and so is the checkout that had been asked for with it; then all of it is said again."""
+    other_source = grown(tmp_path / "other", {"of the other": b"x"})
+    with far.session() as session:
+        mirror.send(session, str(source), delete=True)
+        with far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True)) as other:
+            mirror.send(other, str(other_source), delete=True)
+        grown(source, {"new": b"new"})
+        mirror.send(session, str(source), delete=True)
+        between = facts(far.path)
+        grown(source, {"newer": b"newer"})
+        last = mirror.send(session, str(source), delete=True)
+
+    assert b"new" in between
+    assert b"of the other" not in between
+    assert last.traffic.round_trips == 1
+    assert difference(facts(source), facts(far.path)) == []
+
+
+def test_nothing_is_checked_out_of_a_session_that_has_committed_nothing(far: Far) -> None:
+    far.path.mkdir()
+    with far.session() as session, pytest.raises(PacketFSError) as caught:
+        session.link.ask(protocol.Checkout(b""), protocol.CheckedOut)
+
+    assert caught.value.code == "snapshot-not-found"
+    assert list(far.path.iterdir()) == []
+
+
 def impatient(connection: Connection) -> None:
     serve(connection, lock_wait_s=1)
 

@@ -57,7 +57,7 @@ CLIENT_MAY_SAY = {
     Phase.GREETING: READING | {"INGEST"},
     Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"},
     Phase.SENDING: {"ASK", "CHECK", "LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "BYE"},
-    Phase.WAITING: {"BYE"},
+    Phase.WAITING: {"CHECKOUT", "BYE"},
     Phase.CLOSED: set[str](),
 }
 # And what an origin may, by the oldest request.

@@ -540,7 +540,8 @@ class Ingested(_Message, frozen=True, array_like=True):
 class Checkout(_Message, frozen=True, array_like=True):
     """Make the directory of HELLO hold this snapshot, as a pull would."""
 
-    id: Prefix
+    id: Prefix0
+    """Empty: the one that this session has committed last. It may be asked for before that is answered."""
     exclude: Lines = []
     """What is neither written nor deleted nor touched: lines as in .gitignore."""
     delete: bool = False
@@ -554,6 +555,9 @@ class Checkout(_Message, frozen=True, array_like=True):
     check_space: bool = True
     tell: bool = False
     """Whether CHANGES are wanted."""
+
+    def __post_init__(self) -> None:
+        _empty_or(16, self.id)
 
 
 class Changed(_Message, frozen=True, array_like=True):
@@ -820,7 +824,8 @@ SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
     Phase.READY: _READING | _WRITING | _OF_DIRECTORY | {FrameType.BYE},
     # No WANT or FETCH, which stream: literals are on their way already.
     Phase.SENDING: _WRITING | {FrameType.ASK, FrameType.CHECK, FrameType.BYE},
-    Phase.WAITING: frozenset({FrameType.BYE}),
+    # What is being committed may be checked out at once, so that it costs no round trip of its own.
+    Phase.WAITING: frozenset({FrameType.CHECKOUT, FrameType.BYE}),
     Phase.CLOSED: frozenset(),
 }
 """What the client may say in each phase; of it, only a session of intent "write" the frames that write."""
