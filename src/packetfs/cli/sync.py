@@ -34,6 +34,8 @@ class _Ends(NamedTuple):
     here: str
     there: Location
     sends: bool
+    file: bytes | None = None
+    """The name of what is sent, if it is no directory."""
 
 
 @command(
@@ -92,7 +94,7 @@ def sync(
     SRC or DST is [USER@]HOST:DIR, reached over ssh, which needs packetfs there, too; or pfs://HOST/EXPORT:/DIR, at a
     server that exports it (`packetfs serve --export`). As with rsync, SRC/ means what is in SRC, and SRC alone appears
     as a directory in DST. What DST has already need not travel, whoever put it there. What is excluded is neither read
-    nor written nor deleted.
+    nor written nor deleted. SRC may be a single file here; then DST ends with a slash and is where it shall be.
 
     With --watch it goes on when that is done: each change of SRC is one round trip from then on. What somebody else
     writes in DST meanwhile has to give way, unkept, when SRC changes next; --backup-dir keeps it.
@@ -109,12 +111,17 @@ def sync(
     from packetfs.sync import mirror
     from packetfs.sync.checkout import Care, Ownership
     from packetfs.sync.directory import FOUND, SENT
+    from packetfs.volume.selection import only
 
     if backup_dir is not None and not ends.sends:
         backup_dir = os.path.join(ends.here, backup_dir)
-    care = Care(
-        exclude=patterns(exclude, include, exclude_from), delete_max=max_delete, backup=backup_dir, checksum=checksum
-    )
+    if ends.file is not None and delete:
+        raise UsageError(
+            f"{source!r} is a single file: --delete would empty the directory around it", hint="leave --delete out"
+        )
+    # Of what is beside a single file nothing is read, and nothing touched.
+    selected = (*(() if ends.file is None else only(ends.file)), *patterns(exclude, include, exclude_from))
+    care = Care(exclude=selected, delete_max=max_delete, backup=backup_dir, checksum=checksum)
     tells = itemize_changes or dry_run or output.verbosity > 0
     show = teller(output, itemize=itemize_changes, dry_run=dry_run) if tells else None
     opening = partial(
@@ -219,13 +226,24 @@ def _ends(invocation: Invocation, source: str, destination: str) -> _Ends:
     first = replace(first, volume=_bare(first.volume))
     target = replace(second, volume=_bare(os.path.join(second.volume, name)))
     if first.endpoint is None:
-        if not os.path.isdir(first.volume):
-            what = "is not a directory" if os.path.lexists(first.volume) else "does not exist"
-            raise UsageError(
-                f"{source!r} {what}", hint="name a directory: of a single file, the one that it is in, with --include"
-            )
-        return _Ends(first.volume, target, sends=True)
+        if os.path.isdir(first.volume):
+            return _Ends(first.volume, target, sends=True)
+        return _file_ends(source, first.volume, replace(second, volume=_bare(second.volume)), destination)
     return _Ends(target.volume, first, sends=False)
+
+
+def _file_ends(source: str, here: str, there: Location, destination: str) -> _Ends:
+    """A single file, and the directory in which it shall be."""
+    if not os.path.lexists(here):
+        raise UsageError(f"{source!r} does not exist", hint="name a directory or a file")
+    if source.endswith("/"):
+        raise UsageError(f"{source!r} is not a directory", hint="leave the slash at its end out")
+    if not destination.endswith("/"):
+        raise UsageError(
+            f"{source!r} is a single file, and {destination!r} could be a directory or its new name",
+            hint=f"write {destination}/ for the directory that it shall be in; a new name it cannot get",
+        )
+    return _Ends(here, there, sends=True, file=os.fsencode(os.path.basename(here)))
 
 
 def _name(path: str) -> str:

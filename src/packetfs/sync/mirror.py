@@ -93,7 +93,8 @@ def send(
     """Make the directory of the session, which is there, hold what `source` holds here.
 
     It promises there what `checkout.pull` does here. What `care` excludes is not sent either. If names of `source`
-    could not be read, nothing is deleted. A dry run sends no content and touches no directory.
+    could not be read, nothing is deleted. A dry run sends no content and touches no directory. A `source` that is no
+    directory is sent under its name.
 
     Sent again on the same session, it is one round trip: what somebody else has written there meanwhile is not looked
     for, and where nothing has changed here nothing is checked out there.
@@ -108,7 +109,7 @@ def send(
     # To ask what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
     session.origin_bytes = ingested.unique_bytes if ingested is not None else 0
     selection = Selection(exclude=tuple(care.exclude))
-    sources = [Source(os.fsencode(source))]
+    sources = [_source(os.fsencode(source))]
     if dry_run:
         assert ingested is not None, "a dry run compares with what is found there"
         counts = _Counts(report, delete=delete, delete_max=care.delete_max)
@@ -283,6 +284,10 @@ class _Counts:
             far_bytes=0,
             traffic=traffic,
         )
+
+
+def _source(path: bytes) -> Source:
+    return Source(path, None if os.path.isdir(path) else os.path.basename(path))
 
 
 def _ingested(session: Session, progress: Watch | None) -> protocol.Ingested:
