@@ -60,7 +60,7 @@ CLIENT_MAY_SAY = {
     Phase.GREETING: READING | {"INGEST"},
     Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"} | COPYING,
     Phase.SENDING: {"ASK", "CHECK", "LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "BYE"},
-    Phase.WAITING: {"BYE"},
+    Phase.WAITING: {"CHECKOUT", "BYE"},
     Phase.CLOSED: set[str](),
 }
 # And what an origin may, by the oldest request.
@@ -173,6 +173,22 @@ def test_a_client_hears_the_answer_to_its_request_and_refuses_everything_else(
             client.receive(frame)
         assert caught.value.code == "protocol-violation"
         assert client.phase is Phase.CLOSED
+
+
+@pytest.mark.parametrize("asked", ["INGEST", "CHECKOUT"])
+def test_an_origin_that_only_ever_says_that_it_is_at_work_is_not_listened_to_for_ever(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PROGRESS_MAX", 100)
+    client = talk_in(Phase.READY).client
+    client.say(SAMPLES[FrameType[asked]])
+    frame = encoded(FrameType.PROGRESS, client.request)
+    for _ in range(100):
+        client.receive(frame)
+
+    with pytest.raises(InvalidError, match="PROGRESS"):
+        client.receive(frame)
+    assert client.phase is Phase.CLOSED
 
 
 @pytest.mark.parametrize("phase", Phase)

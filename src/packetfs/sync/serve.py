@@ -97,7 +97,9 @@ class _Serving:
         self._replica: Replica | None = None
         self._directory: Directory | None = None
         self._found: Found | None = None
+        self._committed: Snapshot | None = None
         self._told_s = 0.0
+        self._told = 0
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -386,6 +388,7 @@ class _Serving:
 
     def _commit(self, wanted: protocol.Commit) -> Iterator[protocol.Message]:
         volume, filling = self.volume, self._filling
+        self._committed = None
         incoming = self._receiving()
         assert filling is not None, "the protocol lets nobody commit who did not greet as a writer"
         root, root_digest = incoming.finish_tree()
@@ -422,6 +425,7 @@ class _Serving:
             lease.close()
             raise
         self._unsaved_bytes = 0
+        self._committed = done.snapshot
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
         if lease.room < _ROOM_BYTES_MIN:
             leased = self._grant()
@@ -440,7 +444,7 @@ class _Serving:
 
     def _ingest(self, said: protocol.Ingest) -> Iterator[protocol.Message]:
         """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
-        self._told_s = self._env.monotonic_s()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
@@ -449,19 +453,24 @@ class _Serving:
 
     def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
         """The directory is made to hold a snapshot; one that it was just found to hold is not looked for again."""
-        meant, self._told_s = self._meant(), self._env.monotonic_s()
+        meant = self._meant()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         found, self._found = self._found, None
-        snapshot = self.volume.snapshot(said.id)
+        if said.id:
+            named = self.volume.snapshot(said.id)
+            snapshot, what = (None if named is None else named[0]), f"there is no snapshot {said.id[:6].hex()} here"
+        else:
+            snapshot, what = self._committed, "this session has committed nothing that could be checked out"
         if snapshot is None:
-            raise NotFoundError(f"there is no snapshot {said.id[:6].hex()} here", code="snapshot-not-found")
+            raise NotFoundError(what, code="snapshot-not-found")
         with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
-            if found is not None and found.is_as(snapshot[0], said, written_ns):
-                counted = snapshot[0].statistics
+            if found is not None and found.is_as(snapshot, said, written_ns):
+                counted = snapshot.statistics
                 done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
             else:
                 begin()
                 done = directory.check_out(
-                    self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
+                    self.volume, meant, snapshot, said, progress=self._tell, report=self._tell_changes
                 )
         yield replace(
             done,
@@ -478,8 +487,9 @@ class _Serving:
     def _tell(self, progress: Progress) -> None:
         """Let a peer that waits know now and then that we are at work; if it has gone, stop."""
         now_s = self._env.monotonic_s()
-        if now_s - self._told_s >= _TELL_S:
+        if now_s - self._told_s >= _TELL_S and self._told < protocol.PROGRESS_MAX:
             self._told_s = now_s
+            self._told += 1
             totals = progress.files_total, progress.bytes_total
             self._send(self._origin.say(protocol.Progress(progress.files, progress.bytes, *totals)))
 

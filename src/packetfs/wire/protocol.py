@@ -52,6 +52,7 @@ __all__ = [
     "CHANGES_MAX",
     "FETCH_EXTENTS_MAX",
     "PAGE_BYTES",
+    "PROGRESS_MAX",
     "PROTOCOL",
     "RANGE_BYTES",
     "RECLAIMED_BYTES_MAX",
@@ -130,6 +131,7 @@ RECLAIMED_BYTES_MAX: Final = 512 << 10  # of a WELCOME: who was away for longer 
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
 ARRIVED_MAX: Final = 8192  # seqs in one FOLLOW, 64 KiB; snapshots beyond them come again
 CHANGES_MAX: Final = 4096  # names in one CHANGES, of half a MiB together
+PROGRESS_MAX: Final = 1 << 17  # of one request: a day and a half of one a second; who says more does nothing else
 SAID_BY_PEER: Final = "the other machine said so"
 _TEXT_CHARACTERS_MAX: Final = 64 << 10
 _VALUES_MAX: Final = 64  # of a FAILURE
@@ -552,7 +554,8 @@ class Ingested(_Message, frozen=True, array_like=True):
 class Checkout(_Message, frozen=True, array_like=True):
     """Make the directory of HELLO hold this snapshot, as a pull would."""
 
-    id: Prefix
+    id: Prefix0
+    """Empty: the one that this session has committed last. It may be asked for before that is answered."""
     exclude: Lines = []
     """What is neither written nor deleted nor touched: lines as in .gitignore."""
     delete: bool = False
@@ -566,6 +569,9 @@ class Checkout(_Message, frozen=True, array_like=True):
     check_space: bool = True
     tell: bool = False
     """Whether CHANGES are wanted."""
+
+    def __post_init__(self) -> None:
+        _empty_or(16, self.id)
 
 
 class Changed(_Message, frozen=True, array_like=True):
@@ -929,7 +935,8 @@ SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
     Phase.READY: _READING | _WRITING | _OF_DIRECTORY | _OF_COPIES | {FrameType.BYE},
     # No WANT or FETCH, which stream: literals are on their way already.
     Phase.SENDING: _WRITING | {FrameType.ASK, FrameType.CHECK, FrameType.BYE},
-    Phase.WAITING: frozenset({FrameType.BYE}),
+    # What is being committed may be checked out at once, so that it costs no round trip of its own.
+    Phase.WAITING: frozenset({FrameType.CHECKOUT, FrameType.BYE}),
     Phase.CLOSED: frozenset(),
 }
 """What the client may say in each phase; of it, only a session of intent "write" the frames that write."""
@@ -972,18 +979,21 @@ _FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {
 class _Pending:
     """A request that has not been answered in full."""
 
-    __slots__ = ("message", "number", "planned", "type")
+    __slots__ = ("message", "number", "planned", "told", "type")
 
     def __init__(self, number: int, message: Message) -> None:
         self.number = number
         self.message = message
         self.type = _TYPES[type(message)]
         self.planned = self.type is not FrameType.WANT  # whether what streams may begin
+        self.told = 0  # PROGRESS
 
     def expects(self, kind: FrameType) -> bool:
         """Whether an answer of that type may come next."""
         if not self.planned:
             return kind is FrameType.PLANNED
+        if kind is FrameType.PROGRESS and self.told >= PROGRESS_MAX:
+            return False
         return kind is _ANSWERS[self.type] or kind in _STREAMED.get(self.type, ())
 
 
@@ -1050,6 +1060,8 @@ class _Side:
         pending = self._pending[0]
         if isinstance(message, Planned):
             pending.planned = True
+        elif isinstance(message, Progress):
+            pending.told += 1
         elif _TYPES[type(message)] is _ANSWERS[pending.type]:
             self._pending.popleft()
             if isinstance(message, Welcome | Committed):
