@@ -30,11 +30,12 @@ from packetfs.errors import (
 )
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
+from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
-from packetfs.sync import directory
+from packetfs.sync import directory, feed
 from packetfs.sync.access import AS_USER, Access
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
@@ -96,7 +97,9 @@ class _Serving:
         self._replica: Replica | None = None
         self._directory: Directory | None = None
         self._found: Found | None = None
+        self._committed: Snapshot | None = None
         self._told_s = 0.0
+        self._told = 0
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -123,6 +126,9 @@ class _Serving:
             protocol.Status: self._status,
             protocol.Ingest: self._ingest,
             protocol.Checkout: self._checkout,
+            protocol.Join: self._join,
+            protocol.Follow: self._follow,
+            protocol.At: self._at,
         }
 
     def run(self) -> None:
@@ -382,6 +388,7 @@ class _Serving:
 
     def _commit(self, wanted: protocol.Commit) -> Iterator[protocol.Message]:
         volume, filling = self.volume, self._filling
+        self._committed = None
         incoming = self._receiving()
         assert filling is not None, "the protocol lets nobody commit who did not greet as a writer"
         root, root_digest = incoming.finish_tree()
@@ -418,6 +425,7 @@ class _Serving:
             lease.close()
             raise
         self._unsaved_bytes = 0
+        self._committed = done.snapshot
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
         if lease.room < _ROOM_BYTES_MIN:
             leased = self._grant()
@@ -436,7 +444,7 @@ class _Serving:
 
     def _ingest(self, said: protocol.Ingest) -> Iterator[protocol.Message]:
         """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
-        self._told_s = self._env.monotonic_s()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
@@ -445,19 +453,24 @@ class _Serving:
 
     def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
         """The directory is made to hold a snapshot; one that it was just found to hold is not looked for again."""
-        meant, self._told_s = self._meant(), self._env.monotonic_s()
+        meant = self._meant()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         found, self._found = self._found, None
-        snapshot = self.volume.snapshot(said.id)
+        if said.id:
+            named = self.volume.snapshot(said.id)
+            snapshot, what = (None if named is None else named[0]), f"there is no snapshot {said.id[:6].hex()} here"
+        else:
+            snapshot, what = self._committed, "this session has committed nothing that could be checked out"
         if snapshot is None:
-            raise NotFoundError(f"there is no snapshot {said.id[:6].hex()} here", code="snapshot-not-found")
+            raise NotFoundError(what, code="snapshot-not-found")
         with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
-            if found is not None and found.is_as(snapshot[0], said, written_ns):
-                counted = snapshot[0].statistics
+            if found is not None and found.is_as(snapshot, said, written_ns):
+                counted = snapshot.statistics
                 done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
             else:
                 begin()
                 done = directory.check_out(
-                    self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
+                    self.volume, meant, snapshot, said, progress=self._tell, report=self._tell_changes
                 )
         yield replace(
             done,
@@ -474,8 +487,9 @@ class _Serving:
     def _tell(self, progress: Progress) -> None:
         """Let a peer that waits know now and then that we are at work; if it has gone, stop."""
         now_s = self._env.monotonic_s()
-        if now_s - self._told_s >= _TELL_S:
+        if now_s - self._told_s >= _TELL_S and self._told < protocol.PROGRESS_MAX:
             self._told_s = now_s
+            self._told += 1
             totals = progress.files_total, progress.bytes_total
             self._send(self._origin.say(protocol.Progress(progress.files, progress.bytes, *totals)))
 
@@ -483,6 +497,33 @@ class _Serving:
         """Tell them as they happen: nothing is kept of a million names."""
         for page in directory.pages(changes):
             self._send(self._origin.say(page))
+
+    # A copy that follows
+
+    def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
+        yield protocol.Joined(secret=self.volume.secret())
+
+    def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
+        """What came after a position; if that is nothing, wait for it."""
+        volume = self.volume
+        began_s = self._told_s = self._env.monotonic_s()
+        feed.check_position(volume, Position(said.seq, said.hash))
+        while said.waits and volume.position.seq == said.seq:
+            volume.rest()
+            try:
+                while volume.position.seq == said.seq:
+                    now_s = self._env.monotonic_s()
+                    self._tell(Progress(phase="waiting"))
+                    self._env.sleep(feed.period_s(now_s - began_s))
+            finally:
+                volume.renew()
+        yield from feed.feed(volume, said)
+
+    def _at(self, said: protocol.At) -> Iterator[protocol.Message]:
+        found = self.volume.journal_entry(said.seq)
+        if found is None:
+            raise NotFoundError(f"the journal has no entry {said.seq}")
+        yield protocol.Entry(address=found[1], data=found[0])
 
     # What the above needs
 
