@@ -113,6 +113,14 @@ class Served:
             self._process.communicate()
             self._process = None
 
+    def kill_within(self, seconds: float) -> None:
+        """End it as a power cut would, after a while in which it has no reason to end by itself."""
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            raise AssertionError("the server has ended by itself")
+        self.kill()
+
     @property
     def pid(self) -> int:
         assert self._process is not None

@@ -36,7 +36,7 @@ __all__ = ["Limits", "Server"]
 
 HANDSHAKES_MAX: Final = 128  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 200 machines a second
 HANDSHAKE_S: Final = 10.0
-SESSIONS_MAX: Final = 128  # of all peers together: two threads and some ten open files each
+SESSIONS_MAX: Final = 2048  # of all peers together: two threads and some ten open files each
 _BACKLOG: Final = 512
 _LOOK_S: Final = 0.25  # how long a session may outlive its peer's rights
 _GREETING_S: Final = 10.0  # how long a stranger may take to say what it wants
