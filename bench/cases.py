@@ -34,6 +34,8 @@ TREE = (
 )
 SESSION, PUSH, PULL, SSH = "packetfs session", "packetfs push", "packetfs pull", "ssh alone"
 SYNC = "packetfs sync"  # for the record: its goals are those of the push in it
+PUSH_TLS, PULL_TLS = "packetfs push, TLS", "packetfs pull, TLS"
+TLS = (PUSH_TLS, PULL_TLS)
 RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
 PATCH, PATCH_PLAIN = "zstd --patch-from", "zstd --patch-from, plain tar"
 
@@ -79,7 +81,7 @@ def cases() -> list[Case]:
 
 def _small_changes() -> list[Case]:
     peers = (*RSYNC, "unison", "restic")
-    everyone = (SESSION, PUSH, PULL, SYNC, SSH, *peers)
+    everyone = (SESSION, PUSH, PULL, SYNC, *TLS, SSH, *peers)
     warm = (SESSION,)
 
     def budget(limit: float, over: str = "") -> tuple[Goal, ...]:
@@ -108,6 +110,15 @@ def _small_changes() -> list[Case]:
             (PUSH, PULL, SYNC, SSH, "rsync -a", "unison"),
             probe_ms=400,  # a noisy half second is then one round trip
         ),
+        Case(
+            "no-op over cold TLS",
+            "nothing has changed; a new connection, everything that TCP and TLS say and wait for included",
+            _tree,
+            _nothing,
+            (Goal(TLS, "wire_bytes", 4_000), Goal(TLS, "round_trips", 3.5)),  # counted by time: half a one is noise
+            (*TLS, SSH, "rsync -a", "rsync -a daemon", "unison"),
+            probe_ms=400,
+        ),
         Case("90 files", "28 random bytes appended to each of 90 files", _tree, _edit_90, budget(8_000), everyone),
         Case(
             "directory renamed",
@@ -122,7 +133,7 @@ def _small_changes() -> list[Case]:
 
 
 def _large_file() -> list[Case]:
-    subjects = (SESSION, PUSH, PULL, SSH, *RSYNC)
+    subjects = (SESSION, PUSH, PULL, *TLS, SSH, *RSYNC)
     all_ours = (SESSION, PUSH, PULL)
     name = "256 MiB"
     return [
@@ -205,7 +216,7 @@ def _first_copies() -> list[Case]:
             None,
             _tree,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, SYNC, "rsync -a", "rsync -az", "scp", "unison", "restic", PATCH),
+            (SESSION, *both, SYNC, *TLS, "rsync -a", "rsync -az", "rsync -a daemon", "scp", "unison", "restic", PATCH),
         ),
         Case(
             "first copy of a bundle",
@@ -225,7 +236,7 @@ def _first_copies() -> list[Case]:
                 Goal(both, "wall_s", 1.0, beside=("rsync -a",)),
                 Goal(both, "cpu_s", 1.3, beside=("scp",)),
             ),
-            (*both, "rsync -a", "scp"),
+            (*both, *TLS, "rsync -a", "scp"),
             link=gigabit,
             timed=True,
         ),
@@ -243,7 +254,7 @@ def _far_away() -> list[Case]:
             _files_1664,
             _nothing,
             (Goal((SESSION,), "wall_s", 0.15),),
-            (SESSION, PUSH, PULL, SYNC, *peers),
+            (SESSION, PUSH, PULL, SYNC, *TLS, *peers),
             link=far,
             timed=True,
         ),
@@ -253,7 +264,7 @@ def _far_away() -> list[Case]:
             None,
             _files_1664,
             (Goal((PUSH, PULL), "wall_s", 1.0, beside=("rsync -a", "rsync -az")),),
-            (PUSH, PULL, SYNC, *peers),
+            (PUSH, PULL, SYNC, *TLS, *peers),
             link=far,
             timed=True,
         ),
@@ -276,7 +287,7 @@ def _killed() -> Case:
         None,
         _noise_256,
         (Goal((PUSH,), "sent_bytes", 0.45, of_source=True),),
-        (PUSH, "rsync -a", "rsync -a --partial"),
+        (PUSH, PUSH_TLS, "rsync -a", "rsync -a --partial"),
         link=Link(mbit_per_s=1_000),
         killed_at=0.6,
     )

@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -245,9 +246,19 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "memory_bytes": pages,
         "kernel": platform.release(),
+        "commit": _commit(),
         "python": platform.python_version(),
         "load": os.getloadavg(),
     }
+
+
+def _commit() -> str:
+    """Which state of this project is measured; empty outside a checkout, with a + if something differs from it."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git here
+        return ""
 
 
 def say(line: str) -> None:

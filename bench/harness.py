@@ -1,4 +1,4 @@
-"""Two machines on one desk: two network namespaces joined by a cable, an sshd in the far one, and meters on everything.
+"""Two machines on one desk: two network namespaces joined by a cable, servers in the far one, meters on everything.
 
 `Machines` makes them and always takes them away again; it needs root, since namespaces do. `Subject` is one way to
 bring a tree from one machine to the other; `play` walks it through prepare, change, run, verify, clean and answers what
@@ -30,7 +30,7 @@ from bench import measure
 from bench.trees import differences, size
 
 NEAR, FAR = "192.0.2.1", "192.0.2.2"  # TEST-NET-1: routed nowhere
-SSH_PORT, PROXY_PORT = 2222, 2223  # inside the namespaces, where nobody else listens
+SSH_PORT = 2222  # inside the namespaces, where nobody else listens
 HOST = "far"  # what the ssh configuration calls the far machine
 # Ethernet 14 + IPv4 20 + TCP 20 + timestamps 12, the same for every packet once a connection stands. Segmentation is
 # left to a card that is not there, so that a packet counts once, header and all, however long it is.
@@ -195,7 +195,8 @@ class Machines:
     def __init__(self, link: Link | None = None) -> None:
         self._link = link or Link()
         self._undo = contextlib.ExitStack()
-        self._proxy: subprocess.Popen[bytes] | None = None
+        self._proxies: dict[int, subprocess.Popen[bytes]] = {}
+        self._servers: list[subprocess.Popen[bytes] | subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
         if why := impossible():
@@ -205,8 +206,9 @@ class Machines:
             self.near = self._side("near", undo)
             self.far = self._side("far", undo)
             self._cable()
-            self._sshd = self._serve_ssh(undo)
-            undo.callback(self._end_proxy)
+            undo.callback(self._end_servers)
+            self._sshd = self._serve_ssh()
+            undo.callback(self._end_proxies)
             self.set_link(self._link)
             self._undo = undo.pop_all()
         return self
@@ -234,10 +236,47 @@ class Machines:
             if link.mbit_per_s is not None:
                 kind = ["tbf", "rate", f"{link.mbit_per_s}mbit", "burst", str(TOKEN_BUCKET_BYTES), "latency", "50ms"]
             self._inside(side, "tc", "qdisc", "replace", "dev", "cable", "root", *kind)
-        self._end_proxy()
-        if link.round_trip_ms:
-            self._start_proxy(link.round_trip_ms)
-        self._write_ssh_config(("127.0.0.1", PROXY_PORT) if link.round_trip_ms else (FAR, SSH_PORT))
+        self._end_proxies()
+        self._write_ssh_config(self.reached(SSH_PORT))
+
+    def reached(self, port: int) -> tuple[str, int]:
+        """Where the near machine connects to, to reach that port of the far one over the link as it is now.
+
+        Through a proxy that delays, if the link has a round trip; a connection ends at the proxy, so that TCP's own
+        round trip at its beginning takes no time.
+        """
+        if not self._link.round_trip_ms:
+            return FAR, port
+        if port not in self._proxies:
+            self._start_proxy(port)
+        return "127.0.0.1", port
+
+    def serve(
+        self, command: Sequence[str | Path], port: int, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a server at the far machine, and wait until it listens at `port`. `end` ends it."""
+        path = self.directory / f"server-{port}.log"
+        with path.open("wb") as log:
+            server = self._start(self.far, command, environment, log)
+        self._servers.append(server)
+        _until(lambda: _listens(server.pid, port) or server.poll() is not None, f"{command[0]} to listen")
+        if server.returncode is not None:
+            self._servers.remove(server)
+            self.far.ended(server.pid, 0.0)
+            raise HarnessError(f"{shlex.join(map(str, command))}: ended: {path.read_text()[-500:]}")
+        return server
+
+    def end(self, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+        """End what `serve` or `converse` started."""
+        process.terminate()
+        if process in self._servers:
+            self._servers.remove(process)
+            self._wait(self.far, process)
+        else:
+            self._wait(self.near, process)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
     def run(
         self,
@@ -271,8 +310,8 @@ class Machines:
             self.wait_until_quiet()
         return meter.reading
 
-    def at_far(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
-        """Run `command` at the far machine, unmeasured."""
+    def at_far(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> str:
+        """Run `command` at the far machine, unmeasured; what it prints."""
         done = subprocess.run(
             self.far.command(command), env=os.environ | dict(environment or {}), capture_output=True, check=False
         )
@@ -280,6 +319,7 @@ class Machines:
             raise measure.CommandFailedError(
                 f"{shlex.join(map(str, command))}: exit {done.returncode}\n{done.stderr!r}"
             )
+        return done.stdout.decode()
 
     def forget(self) -> None:
         """Empty the home of the far side's servers: caches and archives that an earlier run left there."""
@@ -311,9 +351,12 @@ class Machines:
             meter.stop()
 
     def wait_until_quiet(self) -> None:
-        """Until nothing but the sshd that waits for others is left at the far side, so that all counts are in."""
-        resting = [self._sshd.pid]
-        _until(lambda: self.far.pids() == resting, "the far side's servers to end")
+        """Until the far side has nothing but servers that wait, and no connection, so that all counts are in."""
+        resting = {server.pid for server in self._servers}
+        _until(
+            lambda: set(self.far.pids()) == resting and not _is_connected(self._sshd.pid),
+            "the far side's sessions to end",
+        )
 
     def sent_bytes(self) -> int:
         """Payload that has gone from near to far."""
@@ -344,7 +387,7 @@ class Machines:
             permanent = ["lladdr", cards[other], "dev", "cable", "nud", "permanent"]
             self._inside(side, "ip", "neighbour", "replace", address, *permanent)
 
-    def _serve_ssh(self, undo: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+    def _serve_ssh(self) -> subprocess.Popen[bytes]:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd insists on it
         for key in ("host_key", "user_key"):
             _call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.directory / key))
@@ -371,11 +414,7 @@ SetEnv UNISON={home}/unison XDG_DATA_HOME={home}/data XDG_CACHE_HOME={home}/cach
 """
         )
         sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "sshd"
-        log = undo.enter_context((self.directory / "sshd.log").open("wb"))
-        child = self._start(self.far, [sshd, "-D", "-e", "-f", self.directory / "sshd_config"], None, log)
-        undo.callback(self._end_process, child)
-        _until(lambda: _listens(child.pid, SSH_PORT), "sshd to listen")
-        return child
+        return self.serve([sshd, "-D", "-e", "-f", self.directory / "sshd_config"], SSH_PORT)
 
     def _write_ssh_config(self, address: tuple[str, int]) -> None:
         (self.directory / "ssh_config").write_text(
@@ -400,29 +439,29 @@ Host {HOST}
 """
         )
 
-    def _start_proxy(self, round_trip_ms: int) -> None:
-        listen, to = f"127.0.0.1:{PROXY_PORT}", f"{FAR}:{SSH_PORT}"
-        command = [*PROXY, "--listen", listen, "--to", to, "--latency-ms", f"{round_trip_ms / 2:g}"]
+    def _start_proxy(self, port: int) -> None:
+        latency = f"{self._link.round_trip_ms / 2:g}"
+        command = [*PROXY, "--listen", f"127.0.0.1:{port}", "--to", f"{FAR}:{port}", "--latency-ms", latency]
         # In the near machine's network, not among its processes: what the proxy uses is not the subject's.
         inside = ["nsenter", f"--net=/run/netns/{self.near.namespace}", "--", *command]
-        log = (self.directory / "proxy.log").open("wb")
-        with log:
+        path = self.directory / f"proxy-{port}.log"
+        with path.open("wb") as log:
             proxy = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        self._proxy = proxy
-        _until(lambda: _listens(proxy.pid, PROXY_PORT) or proxy.poll() is not None, "the delaying proxy to listen")
+        self._proxies[port] = proxy
+        _until(lambda: _listens(proxy.pid, port) or proxy.poll() is not None, "the delaying proxy to listen")
         if proxy.poll() is not None:
-            self._proxy = None
-            raise HarnessError("the delaying proxy ended: " + (self.directory / "proxy.log").read_text()[-500:])
+            del self._proxies[port]
+            raise HarnessError(f"the delaying proxy ended: {path.read_text()[-500:]}")
 
-    def _end_proxy(self) -> None:
-        if self._proxy is not None:
-            self._end_process(self._proxy)
-            self._proxy = None
+    def _end_proxies(self) -> None:
+        while self._proxies:
+            _, proxy = self._proxies.popitem()
+            proxy.terminate()
+            proxy.wait()
 
-    @staticmethod
-    def _end_process(child: subprocess.Popen[bytes]) -> None:
-        child.terminate()
-        child.wait()
+    def _end_servers(self) -> None:
+        for server in list(self._servers):
+            self.end(server)
 
     def _inside(self, side: Side, *command: str) -> str:
         return _call("nsenter", f"--net=/run/netns/{side.namespace}", "--", *command)
@@ -441,7 +480,7 @@ Host {HOST}
         side.started(child.pid)
         return child
 
-    def _wait(self, side: Side, child: subprocess.Popen[bytes]) -> int:
+    def _wait(self, side: Side, child: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         side.ended(child.pid, used.ru_utime + used.ru_stime)
@@ -588,8 +627,11 @@ def compared(source: Path, found: Path, forgets: frozenset[str]) -> list[str]:
 
 
 def counted_round_trips(reading: Reading, slow: Reading, round_trip_ms: int) -> Reading:
-    """`reading`, with the round trips that the same run on a slow link shows: what it took longer, in round trips."""
-    return replace(reading, round_trips=(slow.wall_s - reading.wall_s) / (round_trip_ms / 1000))
+    """`reading`, with the round trips that the same run on a slow link shows: what it took longer, in round trips.
+
+    TCP's own, which ends at the proxy, is added for each connection.
+    """
+    return replace(reading, round_trips=reading.connections + (slow.wall_s - reading.wall_s) / (round_trip_ms / 1000))
 
 
 def impossible() -> str:
@@ -637,12 +679,19 @@ def _control_group(name: str) -> Path | None:
 
 
 def _listens(pid: int, port: int) -> bool:
+    return any(state == "0A" and local == port for local, state in _sockets(pid))
+
+
+def _is_connected(pid: int) -> bool:
+    return any(state not in ("0A", "06") for _, state in _sockets(pid))  # neither listening nor waiting for strays
+
+
+def _sockets(pid: int) -> list[tuple[int, str]]:
+    """Local port and state of every TCP socket in the network of that process."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            if state == "0A" and int(local.rpartition(":")[2], 16) == port:
-                return True
-    return False
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        return [(int(row[1].rpartition(":")[2], 16), row[3]) for row in rows]
+    return []
 
 
 def _alive(pid: int) -> bool:

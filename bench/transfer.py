@@ -16,7 +16,7 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -41,6 +41,7 @@ from bench.trees import Size, size
 OURS = "packetfs"
 COLD = ("packetfs push", "packetfs pull")  # who opens a connection of its own
 PAIR_MEDIAN = 0.9
+FIGURES = ("sent_bytes", "received_bytes", "round_trips", "wall_s", "cpu_s", "near_anon_bytes", "far_anon_bytes")
 
 Failures = dict[str, dict[str, str]]  # case -> subject -> why there is no figure
 
@@ -68,28 +69,36 @@ class Verdict:
     met: bool | None
 
 
+Report = Callable[[Sequence[Case], Sequence[Run], Sequence[Subject], Mapping[str, str], Failures], str]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; 1 if a figure that was asked for could not be had."""
-    options = _options(arguments)
+    return play_all("transfer", cases(), report, options_of("transfer", __doc__, arguments))
+
+
+def play_all(name: str, rows: Sequence[Case], report: Report, options: argparse.Namespace) -> int:
+    """Measure those of `rows` that were asked for, print what `report` makes of it, write it; the exit code."""
     if why := impossible():
         say(why)
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    known = {name for case in cases() for name in (case.name, case.name.partition(":")[0])}
+    known = {name for case in rows for name in (case.name, case.name.partition(":")[0])}
     if unknown := set(options.case or ()) - known:
-        say(f"no case is called {'; '.join(sorted(unknown))}; there are: {'; '.join(case.name for case in cases())}")
+        say(f"no case is called {'; '.join(sorted(unknown))}; there are: {'; '.join(case.name for case in rows)}")
         return 1
     chosen = [
         case
-        for case in cases()
+        for case in rows
         if (options.full or not case.full or case.name in (options.case or ()))
         and (not options.case or any(name in (case.name, case.name.partition(":")[0]) for name in options.case))
     ]
-    subjects = [s for s in everyone() if not options.only or s.name in options.only]
+    named = {subject for case in chosen for subject in case.subjects}
+    subjects = [s for s in everyone() if s.name in (options.only or named)]
     absent = {s.name: why for s in subjects if (why := s.missing())}
-    for name, why in absent.items():
-        say(f"{name}: {why}; it is left out")
+    for subject, why in absent.items():
+        say(f"{subject}: {why}; it is left out")
     present = [s for s in subjects if s.name not in absent]
 
     runs: list[Run] = []
@@ -102,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(end.code or 1)
     table = report(chosen, runs, subjects, absent, failures)
     print(table)
-    write(chosen, runs, subjects, absent, failures, table)
+    write(name, chosen, runs, subjects, absent, failures, table)
     return code or (1 if failures or (absent and options.only) else 0)
 
 
@@ -276,7 +285,12 @@ def report(
         found = next((run for run in runs if run.case == case.name), None)
         measured = f" ({found.source_files:,} files, {found.source_bytes / 1e6:,.1f} MB; {case.link})" if found else ""
         lines.append(f"- {case.name}: {case.story}{measured}")
-    lines += ["", "What each does:", ""]
+    return "\n".join([*lines, *who(subjects, absent, failures)])
+
+
+def who(subjects: Sequence[Subject], absent: Mapping[str, str], failures: Failures) -> list[str]:
+    """The end of a report: what each subject is, who was not measured, and why."""
+    lines = ["", "What each does:", ""]
     lines += [f"- {s.name} ({s.version()}): {s.promise}" for s in subjects if s.name not in absent]
     lines += [f"- {name}: not measured, {why}" for name, why in absent.items()]
     lines += [
@@ -284,10 +298,11 @@ def report(
         for case, by in failures.items()
         for name, why in by.items()
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def write(
+    name: str,
     chosen: Sequence[Case],
     runs: Sequence[Run],
     subjects: Sequence[Subject],
@@ -298,7 +313,7 @@ def write(
     """Every single run and the table, to bench/results."""
     RESULTS.mkdir(exist_ok=True)
     taken = dt.datetime.now(dt.UTC)
-    path = RESULTS / f"transfer-{taken:%Y%m%dT%H%M%SZ}.json"
+    path = RESULTS / f"{name}-{taken:%Y%m%dT%H%M%SZ}.json"
     record = {
         "taken": taken.isoformat(),
         "machine": machine(),
@@ -306,12 +321,26 @@ def write(
         "absent": dict(absent),
         "failures": failures,
         "cases": {case.name: {"story": case.story, "link": str(case.link)} for case in chosen},
+        "medians": medians(chosen, runs),
         "verdicts": [asdict(verdict) for verdict in judge(chosen, runs)],
         "runs": [asdict(run) for run in runs],
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(table + "\n")
     say(f"written: {path} and .md")
+
+
+def medians(chosen: Sequence[Case], runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Case -> subject -> figure -> the median of its rounds, and how many there were."""
+    figures = Figures(runs)
+    return {
+        case.name: {
+            name: {"rounds": len(taken)} | {figure: figures.of(case.name, name, figure) for figure in FIGURES}
+            for name in case.subjects
+            if (taken := [run for run in runs if (run.case, run.subject) == (case.name, name)])
+        }
+        for case in chosen
+    }
 
 
 def shown(figure: str, value: float) -> str:
@@ -357,8 +386,9 @@ def _end(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.transfer", description=__doc__.split("\n", maxsplit=1)[0])
+def options_of(name: str, doc: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for on the command line of the module `name`."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=doc.split("\n", maxsplit=1)[0])
     parser.add_argument("--runs", type=int, default=5, help="rounds where time or CPU counts (default 5)")
     parser.add_argument("--quick", action="store_true", help="one round of everything, for development")
     parser.add_argument(

@@ -67,7 +67,7 @@ def _differs(left: bytes, a: os.stat_result, right: bytes, b: os.stat_result) ->
     if stat.S_IMODE(a.st_mode) != stat.S_IMODE(b.st_mode):
         return "mode"
     if a.st_mtime_ns != b.st_mtime_ns:
-        return "mtime"
+        return "directory mtime" if stat.S_ISDIR(a.st_mode) else "mtime"
     if stat.S_ISREG(a.st_mode) and (a.st_size != b.st_size or not _same_bytes(left, right)):
         return "content"
     return None

@@ -208,6 +208,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "not-paired": "a server does not let this machine in: it was not paired, or was revoked",
         "role-too-low": "a server does not let this machine do that with that volume",
         "outside-root": "a peer named something on a server that leads out of its root",
+        "export-not-found": "a server exports no directory of that name",
         "server-unknown": "this machine has not paired with that server",
         "server-changed": "the server has another key than the one that was paired",
         "tls-failed": "no secure channel could be made with the other machine",

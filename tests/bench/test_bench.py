@@ -45,7 +45,8 @@ def keep_mtime(path: Path, act: Callable[[], object]) -> None:
     [
         (lambda t: keep_mtime(t / "other", lambda: (t / "other").write_bytes(b"CONTENT")), "content differs"),
         (lambda t: (t / "inner").chmod(0o700), "mode differs: /inner"),
-        (lambda t: os.utime(t / "inner", ns=(0, 1)), "mtime differs: /inner"),
+        (lambda t: os.utime(t / "inner", ns=(0, 1)), "directory mtime differs: /inner"),
+        (lambda t: os.utime(t / "other", ns=(0, 1)), "mtime differs: /other"),
         (lambda t: keep_mtime(t, (t / "new").touch), "not expected: /new"),
         (lambda t: keep_mtime(t, (t / "link").unlink), "missing: /link"),
     ],

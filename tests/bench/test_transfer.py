@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from bench import cases as rows
-from bench import harness, measure
+from bench import harness, measure, sync
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
-from bench.movers import everyone, times_column
+from bench.movers import everyone
+from bench.movers.patches import times_column
 from bench.transfer import Run, judge, report, shown
 
 
@@ -294,3 +295,34 @@ def test_the_bound_carries_the_time_of_every_entry(tree: Path) -> None:
 
     assert len(before) == 8 * (1 + sum(1 for _ in tree.rglob("*")))
     assert times_column(tree) != before
+
+
+# -- sync --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_workload_of_sync_is_measured_over_every_link() -> None:
+    rows = sync.rows()
+
+    assert len({row.name for row in rows}) == len(sync.WORKLOADS) * len(sync.LINKS)
+    assert {row.link for row in rows} == set(sync.LINKS.values())
+    assert set(sync.SUBJECTS) <= {subject.name for subject in everyone()}
+
+
+def test_the_table_of_sync_shows_a_lost_row_and_the_least_of_each_column_in_bold() -> None:
+    readings = {"packetfs sync": Reading(wall_s=2.0, sent_bytes=700), "rsync -a": Reading(wall_s=1.0, sent_bytes=900)}
+    runs = [run(name, reading, of="no change: plain") for name, reading in readings.items()]
+
+    table = sync.report(sync.rows(), runs, [], {"unison": "not installed"}, {})
+
+    assert "| packetfs sync | **700 B** |  | 2.00 |" in table
+    assert "| rsync -a | 900 B |  | **1.00** |" in table
+    assert "- unison: not measured, not installed" in table
+
+
+def test_round_trips_of_sync_are_what_its_slow_link_adds_and_one_for_each_connection() -> None:
+    runs = [
+        run("rsync -a", Reading(wall_s=1.0, connections=1), of="no change: plain"),
+        run("rsync -a", Reading(wall_s=1.5), of="no change: 50 ms"),
+    ]
+
+    assert "| rsync -a | **0 B** | **11** |" in sync.report(sync.rows(), runs, [], {}, {})

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packetfs.errors import UsageError
-from packetfs.format.location import Endpoint, Location, check_ref, parse_location, parse_path
+from packetfs.format.location import (
+    Endpoint,
+    Location,
+    check_ref,
+    directory_text,
+    parse_directory,
+    parse_location,
+    parse_path,
+)
 from packetfs.format.when import Back, ById, parse_when
 
 SSH = Endpoint("ssh", "nas")
@@ -115,3 +123,44 @@ def test_a_ref_has_only_characters_that_need_no_quoting() -> None:
     for name in ("", "a b", "a/b", "a:b", "ä", "a\n", "r" * 256):
         with pytest.raises(UsageError):
             check_ref(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint", "path"),
+    [
+        ("dir/", None, "dir/"),
+        ("./a:b", None, "./a:b"),
+        ("ann@nas:dir", Endpoint("ssh", "nas", "ann"), "dir"),
+        ("ssh://nas:22/srv/a%20b", Endpoint("ssh", "nas", port=22), "/srv/a b"),
+        ("pfs://nas/site:/", Endpoint("pfs", "nas"), "site:/"),
+        ("pfs://nas:99/s.i-t_e:/a%20b/%FFc:d/", Endpoint("pfs", "nas", port=99), "s.i-t_e:/a b/\udcffc:d/"),
+        ("pfs://[::1]/site:/x", Endpoint("pfs", "[::1]"), "site:/x"),
+    ],
+)
+def test_a_directory_is_a_machine_and_a_path(text: str, endpoint: Endpoint | None, path: str) -> None:
+    assert parse_directory(text) == (endpoint, path)
+    assert parse_directory(directory_text(endpoint, path)) == (endpoint, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "a\0b",
+            "nas:",
+            "nas::module",
+            "ssh://nas",
+            "pfs://nas",
+            "pfs://nas/",
+            "pfs://nas/site",
+            "pfs://nas/site:",
+        ),
+        *("pfs://nas/site:x", "pfs://nas/a/b:/x", "pfs://nas/.a:/x", "pfs://ann@nas/site:/", "pfs://nas/site:/%00"),
+    ],
+)
+def test_what_names_no_directory_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_directory(text)
+
+    assert caught.value.code == "bad-location"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from packetfs.errors import InvalidError
 from packetfs.volume import Volume
 from packetfs.wire import protocol
 from tests.end_to_end.trees import facts
@@ -32,11 +31,11 @@ def test_a_session_about_a_volume_touches_no_directory(message: protocol.Message
 
 @pytest.mark.usefixtures("over")
 def test_a_paired_machine_names_no_directory(origin: Origin, directory: Path, request: pytest.FixtureRequest) -> None:
-    """A server serves volumes. Over ssh the login decides."""
+    """A server has directories under names, and this one has none. Over ssh the login decides."""
     with Hostile(origin.path) as peer:
         hello = protocol.Hello(1, "hostile", b"\0" + os.fsencode(directory), "write", create=True)
         if "tls" in request.node.name:
-            assert isinstance(peer.refused(hello), InvalidError)
+            assert peer.refused(hello).code == "export-not-found"
         else:
             assert isinstance(peer.ask(hello), protocol.Welcome)
     assert (directory.parent / "data").exists() == ("tls" not in request.node.name)

@@ -142,14 +142,8 @@ class Invocation:
         )
 
     def directory(self, text: str) -> Location:
-        """The directory that `text` names, here or where ssh leads, in place of a location's volume."""
+        """The directory that `text` names, here, where ssh leads or at a server, in place of a location's volume."""
         endpoint, path = parse_directory(text)
-        if endpoint is not None and endpoint.scheme != "ssh":
-            raise UsageError(
-                f"{text!r}: this version of PacketFS reaches directories on other machines over ssh only",
-                code="remote-unsupported",
-                hint="write [USER@]HOST:DIR or ssh://[USER@]HOST[:PORT]/DIR",
-            )
         return Location(path, endpoint=endpoint)
 
     def session_with_directory(

@@ -387,6 +387,14 @@ class Listening(Line, frozen=True, tag="listening", kw_only=True):
     device: str
 
 
+class Exported(Line, frozen=True, tag="export", kw_only=True):
+    """A directory that a server exports, after `listening`."""
+
+    name: str
+    path: bytes
+    read_only: bool
+
+
 class PublicToken(Line, frozen=True, tag="public-token", kw_only=True):
     """With this token a machine can read what is public; it is no secret."""
 

@@ -10,7 +10,7 @@ from packetfs.cli.quantities import time_json, time_text
 from packetfs.env import SYSTEM
 from packetfs.errors import UsageError
 from packetfs.format import trust
-from packetfs.sync.root import Root
+from packetfs.sync.root import Root, root_at
 
 
 @command(
@@ -24,14 +24,19 @@ packetfs peers --root /srv/volumes revoke 1f0c3a9e2b71
 )
 @click.argument("action", type=click.Choice(["list", "rename", "revoke"]), default="list", metavar="[rename|revoke]")
 @click.argument("names", nargs=-1, metavar="[PEER] [NAME]")
-@click.option("--root", metavar="DIR", required=True, shell_complete=paths, help="The directory that is served.")
-def peers(invocation: Invocation, *, action: str, names: tuple[str, ...], root: str) -> None:
+@click.option(
+    "--root",
+    metavar="DIR",
+    shell_complete=paths,
+    help="The directory that is served.  [default: of a server that only exports directories]",
+)
+def peers(invocation: Invocation, *, action: str, names: tuple[str, ...], root: str | None) -> None:
     """List the machines that a server lets in, rename one, or revoke it.
 
     PEER is a name, or at least 8 digits of a device id. A machine that is revoked is let in no more, and its open
     sessions end within a quarter of a second. Tokens that nobody has used yet are listed, too, and can be revoked.
     """
-    found = Root(root)
+    found = root_at(root)
     wanted = {"list": 0, "rename": 2, "revoke": 1}[action]
     if len(names) != wanted:
         raise UsageError(

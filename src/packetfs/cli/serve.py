@@ -1,5 +1,6 @@
 """`packetfs serve`: answer one peer over ssh, or the machines that were paired, over TLS; and invite one more."""
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -25,11 +26,21 @@ _EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - to tell that nobody can 
 packetfs serve --root /srv/volumes
 packetfs serve --root /srv/volumes --listen 192.0.2.7:20550 --max-sessions 4 --quota 500G
 packetfs serve --root /srv/volumes --invite --role write --volume photos --expires 1h
+packetfs serve --export site=/srv/www --export docs=/srv/docs:ro
+packetfs serve --invite --role write --volume site
 packetfs serve --stdio
 """,
 )
 @click.option("--stdio", is_flag=True, help="Speak with one peer on standard input and output, as ssh runs it.")
 @click.option("--root", metavar="DIR", shell_complete=paths, help="The directory whose volumes are served over TLS.")
+@click.option(
+    "--export",
+    "exports",
+    metavar="NAME=DIR[:ro]",
+    multiple=True,
+    shell_complete=paths,
+    help="Let others sync with the directory DIR as pfs://HOST/NAME:/; can be given several times.",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: every IPv4 interface, port 20550]")
 @click.option("--invite", is_flag=True, help="Print a token with which one machine can pair, and end.")
 @click.option(
@@ -57,6 +68,7 @@ def serve(
     *,
     stdio: bool,
     root: str | None,
+    exports: tuple[str, ...],
     listen: str | None,
     invite: bool,
     role: "Role",
@@ -70,22 +82,24 @@ def serve(
     """Serve volumes to other machines.
 
     With --root, the volumes in DIR, over TLS 1.3, to machines that were paired: --invite prints a token (with --volume
-    for one volume only), `packetfs pair` uses it, `packetfs peers` lists and revokes. It runs until it gets SIGTERM or
-    Ctrl-C; what it did for whom is in DIR/.packetfs/audit.jsonl.
+    for one volume or export only), `packetfs pair` uses it, `packetfs peers` lists and revokes. It runs until it gets
+    SIGTERM or Ctrl-C; what it did for whom is in DIR/.packetfs/audit.jsonl. With --export, plain directories as well,
+    for `packetfs sync`: the role `write` may change what is in them. Without --root only those are served.
 
     With --stdio it answers one peer: `packetfs push DIR HOST:VOLUME::REF` runs that on HOST through ssh. What the peer
     may do is what the user may do whom it logged in as.
     """
-    if stdio == (root is not None):
-        raise UsageError("say how: one of --stdio and --root", hint="--root DIR serves the volumes in DIR over TLS")
-    _check_options("--stdio" if stdio else "--invite" if invite else "--root")
+    if stdio == (root is not None or invite or bool(exports)):
+        raise UsageError(
+            "say what: --stdio, or --root or --export",
+            hint="--root DIR serves the volumes in DIR over TLS, --export NAME=DIR the directory DIR",
+        )
+    _check_options("--stdio" if stdio else "--invite" if invite else "--root" if root is not None else "--export")
     if stdio:
         _answer(invocation)
     elif invite:
-        assert root is not None
         _invite(invocation, root, role, seconds(expires, "--expires"), addresses)
     else:
-        assert root is not None
         from packetfs.sync.listen import Limits
 
         limits = Limits(
@@ -93,7 +107,7 @@ def serve(
             bytes_per_s=_positive(max_bytes_per_s, "--max-bytes-per-s"),
             quota_bytes=_positive(quota, "--quota"),
         )
-        _listen(invocation, root, listen, addresses, limits=limits, public_read=public_read)
+        _listen(invocation, root, exports, listen, addresses, limits=limits, public_read=public_read)
     return EXIT_OK
 
 
@@ -101,8 +115,9 @@ _MEANT_FOR = {
     "--stdio": frozenset({"stdio"}),
     "--invite": frozenset({"root", "invite", "role", "expires", "addresses"}),
     "--root": frozenset(
-        {"root", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"},
+        {"root", "exports", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"},
     ),
+    "--export": frozenset({"exports", "listen", "addresses", "max_sessions", "max_bytes_per_s", "quota"}),
 }
 
 
@@ -132,15 +147,18 @@ def _answer(invocation: Invocation) -> None:
 
 def _listen(
     invocation: Invocation,
-    place: str,
+    place: str | None,
+    directories: tuple[str, ...],
     listen: str | None,
     addresses: tuple[str, ...],
     *,
     limits: object,
     public_read: bool,
 ) -> None:
+    from packetfs.sync.exports import Exports, parse_export
+    from packetfs.sync.identity import data_directory
     from packetfs.sync.listen import Limits, Server
-    from packetfs.sync.root import Root
+    from packetfs.sync.root import root_at
     from packetfs.sync.usage import prepare_process
 
     assert isinstance(limits, Limits)
@@ -152,20 +170,32 @@ def _listen(
         text = f"a session ended because of a bug in PacketFS: {type(error).__name__}: {error}; please report it"
         output.warning(lines.Notice(code="bug", message=text), text)
 
-    with Server(
-        Root(place),
-        host,
-        port,
-        limits=limits,
-        public_read=public_read,
-        lock_wait_s=invocation.settings.lock_wait_s,
-        failed=failed,
-    ) as server:
-        line = lines.Listening(root=place, host=server.host, port=server.port, device=server.device.hex())
+    root = root_at(place, make=True)
+    own = (root.path, data_directory(invocation.environment))
+    with (
+        Exports([parse_export(text) for text in directories], spared=own) as exports,
+        Server(
+            root,
+            host,
+            port,
+            exports=exports,
+            limits=limits,
+            public_read=public_read,
+            lock_wait_s=invocation.settings.lock_wait_s,
+            failed=failed,
+        ) as server,
+    ):
+        line = lines.Listening(
+            root=root.path if place is None else place, host=server.host, port=server.port, device=server.device.hex()
+        )
         output.data(line, f"listening at {server.address}, device {line.device[:12]}")
         if public_read:
             token = server.public_token(_reached(addresses, server.address))
             output.data(lines.PublicToken(token=token), f"every machine may read; for `packetfs pair`: {token}")
+        for export in exports:
+            exported = lines.Exported(name=export.name, path=os.fsencode(export.path), read_only=export.read_only)
+            how = ", for reading only" if export.read_only else ""
+            output.data(exported, f"exports {shown(os.fsencode(export.path))} as {export.name}{how}")
         output.flush()
         try:
             server.run()
@@ -173,12 +203,14 @@ def _listen(
             output.notice(lines.Notice(code="stopped", message="ends: it was told to"), "ends: it was told to")
 
 
-def _invite(invocation: Invocation, place: str, role: "Role", valid_s: float, addresses: tuple[str, ...]) -> None:
+def _invite(
+    invocation: Invocation, place: str | None, role: "Role", valid_s: float, addresses: tuple[str, ...]
+) -> None:
     from packetfs.format.trust import EVERY_VOLUME, check_volume
     from packetfs.sync.identity import own_identity
-    from packetfs.sync.root import Root
+    from packetfs.sync.root import root_at
 
-    root = Root(place)
+    root = root_at(place)
     volume = str(invocation.flags.get("volume") or EVERY_VOLUME)
     if volume != EVERY_VOLUME:
         check_volume(volume.encode("utf-8", "surrogateescape"))

@@ -17,7 +17,7 @@ from packetfs.cli.selection import pattern_options, patterns
 from packetfs.cli.traffic import tell_traffic
 from packetfs.cli.written import counts_text, missed_error, raise_if_not_deleted, teller
 from packetfs.errors import EXIT_OK, UsageError
-from packetfs.format.location import Location
+from packetfs.format.location import Location, directory_text
 
 if TYPE_CHECKING:
     from packetfs.sync.mirror import Synced
@@ -39,6 +39,7 @@ packetfs sync --delete --exclude '*.o' ~/project ada@host:/srv
 packetfs sync -n -i --delete ~/project/ ada@host:/srv/project/
 packetfs sync --delete --max-delete 100 --backup-dir /srv/old ~/project/ ada@host:/srv/project/
 packetfs sync host:/srv/photos/ ~/photos/
+packetfs sync ~/site/ pfs://host/site:/
 packetfs sync -e 'ssh -p 2222' --bwlimit 2M ~/project/ host:/srv/project/
 """,
 )
@@ -79,9 +80,10 @@ def sync(
 ) -> int:
     """Make a directory on one machine hold what one on another machine holds.
 
-    SRC or DST is [USER@]HOST:DIR, reached over ssh, which needs packetfs there, too. As with rsync, SRC/ means what is
-    in SRC, and SRC alone appears as a directory in DST. What DST has already need not travel, whoever put it there.
-    What is excluded is neither read nor written nor deleted.
+    SRC or DST is [USER@]HOST:DIR, reached over ssh, which needs packetfs there, too; or pfs://HOST/EXPORT:/DIR, at a
+    server that exports it (`packetfs serve --export`). As with rsync, SRC/ means what is in SRC, and SRC alone appears
+    as a directory in DST. What DST has already need not travel, whoever put it there. What is excluded is neither read
+    nor written nor deleted.
 
     Both sides keep what they have seen, so that the next sync can point to it: HOST in a volume beside its other data,
     this machine in a replica of at most --cache-size. The summary tells how much of the disk that is.
@@ -149,8 +151,8 @@ def _ends(invocation: Invocation, source: str, destination: str) -> _Ends:
             else "run packetfs on one of the two",
         )
     name = _name(first.volume)
-    first = replace(first, volume=first.volume.rstrip("/") or "/")
-    target = replace(second, volume=os.path.join(second.volume, name).rstrip("/") or "/")
+    first = replace(first, volume=_bare(first.volume))
+    target = replace(second, volume=_bare(os.path.join(second.volume, name)))
     if first.endpoint is None:
         if not os.path.isdir(first.volume):
             what = "is not a directory" if os.path.lexists(first.volume) else "does not exist"
@@ -167,6 +169,12 @@ def _name(path: str) -> str:
     return "" if last in ("", ".", "..") or (path.startswith("~") and "/" not in path) else last
 
 
+def _bare(path: str) -> str:
+    """`path` without slashes at its end, but for the one that is a root of this machine or (`site:/`) of an export."""
+    bare = path.rstrip("/")
+    return f"{bare}/" if bare == "" or (bare.endswith(":") and "/" not in bare and bare != path) else bare
+
+
 def _has_names(path: str) -> bool:
     """Whether there is a directory with something in it; one that cannot be looked into is told of later."""
     try:
@@ -176,7 +184,7 @@ def _has_names(path: str) -> bool:
 
 
 def _tell(output: Output, ends: _Ends, done: "Synced", seconds: float) -> None:
-    there = str(ends.there)
+    there = directory_text(ends.there.endpoint, ends.there.volume)
     source, target = (ends.here, there) if ends.sends else (there, ends.here)
     output.notice(
         lines.Synced(

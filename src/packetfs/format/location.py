@@ -25,6 +25,7 @@ __all__ = [
     "Endpoint",
     "Location",
     "check_ref",
+    "directory_text",
     "parse_address",
     "parse_directory",
     "parse_location",
@@ -40,6 +41,7 @@ _SCHEME = re.compile(r"(pfs|ssh|file)://")
 # Neither begins with "-": ssh would take it for an option.
 _WHO: Final = r"(?:([^\s@/\[\]:-][^\s@/\[\]:]*)@)?(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)"
 _HOST = re.compile(_WHO)
+_EXPORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*:/")
 _AUTHORITY = re.compile(_WHO + r"(?::([0-9]{1,5}))?")
 _HINT: Final = "a location looks like VOLUME::REF, host:VOLUME::REF@WHEN:/PATH or file:///DIR/VOLUME:REF"
 
@@ -124,8 +126,9 @@ def parse_directory(text: str) -> tuple[Endpoint | None, str]:
 
         [[user@]host:]DIR
         ssh://[user@]host[:port]/DIR
+        pfs://host[:port]/EXPORT:/DIR
 
-    UsageError when it spells none.
+    Of the last the directory is `EXPORT:/DIR`. UsageError when it spells none.
     """
     if "\0" in text:
         raise _no_directory(text, "it has a NUL in it")
@@ -137,7 +140,12 @@ def parse_directory(text: str) -> tuple[Endpoint | None, str]:
         path = os.fsdecode(unquote_to_bytes(tail))
         if not slash or "\0" in path:
             raise _no_directory(text, "it names no directory")
-        return _parse_authority(text, scheme, authority), f"/{path}"
+        endpoint = _parse_authority(text, scheme, authority)
+        if scheme != "pfs":
+            return endpoint, f"/{path}"
+        if not _EXPORT.match(path):
+            raise _no_directory(text, "a server has directories under names, pfs://HOST/EXPORT:/DIR")
+        return endpoint, path
     found = _HOST.match(text)
     if not found or text[found.end() : found.end() + 1] != ":":
         if not text:
@@ -149,6 +157,16 @@ def parse_directory(text: str) -> tuple[Endpoint | None, str]:
     if not rest:
         raise _no_directory(text, "it names a machine and no directory")
     return Endpoint("ssh", found[2], user=found[1] or ""), rest
+
+
+def directory_text(endpoint: Endpoint | None, path: str) -> str:
+    """The shortest that `parse_directory` takes for this directory."""
+    if endpoint is None or endpoint.scheme == "ssh":
+        return str(Location(path, endpoint=endpoint))
+    from urllib.parse import quote
+
+    port = f":{endpoint.port}" if endpoint.port is not None else ""
+    return f"pfs://{endpoint.host}{port}/{quote(os.fsencode(path), safe='/:')}"
 
 
 def parse_path(text: str | bytes) -> bytes:
@@ -262,7 +280,7 @@ def _no_directory(text: str, why: str) -> UsageError:
     return UsageError(
         f"{text!r} is no directory: {why}",
         code="bad-location",
-        hint="write DIR, [USER@]HOST:DIR or ssh://HOST/DIR; ./a:b for a directory here with a colon in its name",
+        hint="write DIR (./a:b for one here with a colon), [USER@]HOST:DIR, ssh://HOST/DIR or pfs://HOST/EXPORT:/DIR",
         location=text,
     )
 

@@ -24,6 +24,7 @@ __all__ = [
     "Server",
     "Servers",
     "cancelled",
+    "check_export",
     "check_name",
     "check_volume",
     "decode_book",
@@ -62,7 +63,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Hex
     name: str
     grants: dict[str, Role]
-    """By name of a volume; `*` is every volume."""
+    """By name of a volume or of an exported directory; `*` is every one of them."""
     paired_ns: Nanoseconds
 
     def role(self, volume: str) -> Role | None:
@@ -166,6 +167,16 @@ def check_volume(name: bytes) -> tuple[bytes, ...]:
             hint="a name is directories beneath the server's root, none of which begins with a dot: photos, team/site",
         )
     return parts
+
+
+def check_export(name: str) -> str:
+    """`name` if a directory may be exported so, else UsageError. Every such name could be that of a volume, too."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be the name of an exported directory",
+            hint="use letters, digits, '.', '_' and '-', at most 64 of them, and no '.' or '-' in front",
+        )
+    return name
 
 
 # From one state to the next

@@ -5,12 +5,15 @@ machine that has that key: roles by volume, which may be taken away while a sess
 """
 
 import os
+import re
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, PacketFSError, RefusedError
 from packetfs.format import trust
-from packetfs.sync.directory import Directory, directory_of
+from packetfs.sync.directory import Directory, directory_in, directory_of, export_of
+from packetfs.sync.exports import NO_EXPORTS, Exports
 from packetfs.sync.root import Root
 from packetfs.wire import protocol
 
@@ -31,7 +34,10 @@ _ASKED_BY_READERS: Final = (
     protocol.Status,
 )
 _ASKED_BY_WRITERS: Final = (protocol.Lease, protocol.Literals, protocol.Begin, protocol.Tree, protocol.Commit)
-_TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair)  # what the audit log has lines for
+_ASKED_OF_DIRECTORIES: Final = (protocol.Ingest, protocol.Checkout)
+# What the audit log has lines for.
+_TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair, *_ASKED_OF_DIRECTORIES)
+_REACHED_BY: Final = re.compile(r"/proc/self/fd/[0-9]+")
 
 
 class Access(Protocol):
@@ -110,17 +116,22 @@ class AsPeer:
         device: bytes,
         address: str,
         *,
+        exports: Exports = NO_EXPORTS,
         public_read: bool = False,
         quota_bytes: int | None = None,
+        environment: Mapping[str, str] = os.environ,
         env: Env = SYSTEM,
     ) -> None:
         self.quota_bytes = quota_bytes
         self._root = root
+        self._exports = exports
+        self._environment = environment
         self._device = device.hex()
         self._address = address
         self._public_read = public_read
         self._env = env
         self._volume: str | None = None
+        self._directory: Directory | None = None
         self._needed: trust.Role = "read"
         self._role: trust.Role | None = None
         self.is_ended = False
@@ -142,7 +153,10 @@ class AsPeer:
     @property
     def still_holds(self) -> bool:
         """Whether the session that was greeted may go on."""
-        return self._volume is None or trust.includes(self._role_now(self._volume), self._needed)
+        if self._volume is None:
+            return True
+        is_public = self._public_read and self._directory is None
+        return trust.includes(self._role_now(self._volume, is_public=is_public), self._needed)
 
     def check(self, message: protocol.Message) -> None:
         """See Access."""
@@ -153,16 +167,21 @@ class AsPeer:
         if not self.still_holds:
             raise self._too_low(self._needed, self._volume or "")
         if isinstance(message, protocol.Hello):
-            trust.check_volume(message.volume)
-        elif not isinstance(message, _ASKED_BY_READERS):
-            if not isinstance(message, _ASKED_BY_WRITERS):
-                raise RefusedError(
-                    f"a server answers no {type(message).__name__.upper()}: it serves volumes, and nothing beside them",
-                    code="role-too-low",
-                    hint="reach that machine over ssh",
-                )
+            if export_of(message.volume) is None:
+                trust.check_volume(message.volume)
+            return
+        is_about_directory = self._directory is not None
+        if isinstance(message, _ASKED_BY_READERS) or (is_about_directory and isinstance(message, protocol.Ingest)):
+            return
+        if isinstance(message, _ASKED_BY_WRITERS) or (is_about_directory and isinstance(message, protocol.Checkout)):
             if self._needed == "read":
                 raise self._too_low("write", self._volume or "")
+            return
+        raise RefusedError(
+            f"a server answers no {type(message).__name__.upper()} about a volume",
+            code="role-too-low",
+            hint="name a directory that it exports, or reach that machine over ssh",
+        )
 
     def place(self, hello: protocol.Hello) -> str:
         """See Access."""
@@ -170,9 +189,15 @@ class AsPeer:
         name = os.fsdecode(b"/".join(parts))
         needed: trust.Role = "write" if hello.intent == "write" else "read"
         # Before anything is looked up: who may not use a volume is not told whether there is one.
-        role = self._role_now(name)
+        role = self._role_now(name, is_public=self._public_read)
         if not trust.includes(role, needed):
             raise self._too_low(needed, name)
+        if os.fsdecode(parts[0]) in self._exports:
+            raise RefusedError(
+                f"{os.fsdecode(parts[0])!r} is a directory that the server exports, and no volume",
+                code="outside-root",
+                hint="`packetfs sync` reaches it as pfs://HOST/EXPORT:/DIR",
+            )
         name, path, exists = self._root.find(hello.volume)
         if hello.create and not exists and not trust.includes(role, "admin"):
             raise RefusedError(
@@ -185,13 +210,26 @@ class AsPeer:
         return path
 
     def directory(self, hello: protocol.Hello) -> Directory | None:
-        """See Access. A server serves volumes."""
-        del hello
-        return None
+        """See Access. Who may only read a directory is answered what reading takes, whatever was intended."""
+        found = export_of(hello.volume)
+        if found is None:
+            return None
+        name, path = found
+        # As for volumes: who may not use an export is not told whether there is one. What is public is volumes.
+        role = self._role_now(name, is_public=False)
+        if not trust.includes(role, "read"):
+            raise self._too_low("read", name, "directory")
+        within = self._exports.find(name, path)
+        may_write = trust.includes(role, "write") and not within.export.read_only
+        meant = directory_in(within, self._environment, may_write=may_write)
+        self._volume, self._needed, self._role = name, "write" if may_write else "read", role
+        self._directory = meant
+        return meant
 
     def keys(self, keys: bytes) -> bytes:
         """See Access. Who may read can verify; where chunks end only those may compute who write."""
-        return keys if trust.includes(self._role, "write") else keys[:_DIGEST_KEY_BYTES]
+        may_write = trust.includes(self._role, "write") if self._directory is None else self._directory.may_write
+        return keys if may_write else keys[:_DIGEST_KEY_BYTES]
 
     def pair(self, pair: protocol.Pair) -> protocol.Paired:
         """See Access."""
@@ -205,16 +243,21 @@ class AsPeer:
         return protocol.Paired(server=self._env.host(), name=peer.name, role=used.role, volume=used.volume)
 
     def told(self, error: PacketFSError) -> PacketFSError:
-        """See Access. Where the server keeps its volumes is nobody's business."""
-        path = self._root.path
-        error.message = error.message.replace(f"{path}/", "")
-        error.hint = error.hint.replace(f"{path}/", "")
-        values = {
-            name: value.replace(f"{path}/", "") if isinstance(value, str) else value
-            for name, value in error.values.items()
+        """See Access. Where the server keeps its volumes and what it exports is nobody's business."""
+        error.message, error.hint = self._as_named(error.message), self._as_named(error.hint)
+        error.values = {
+            name: self._as_named(value) if isinstance(value, str) else value for name, value in error.values.items()
         }
-        error.values = values
         return error
+
+    def _as_named(self, text: str) -> str:
+        """`text` with what lies on this machine called as the peer calls it."""
+        text = text.replace(f"{self._root.path}/", "")
+        if self._directory is None:
+            return text
+        meant = self._directory
+        text = _REACHED_BY.sub(lambda _: str(meant), text.replace(meant.volume, f"what is kept of {meant}"))
+        return text.replace(meant.path, str(meant))
 
     def answered(self, message: protocol.Message | None, error: PacketFSError | None) -> None:
         """See Access. The audit log has what a peer came for, and all that was refused."""
@@ -230,6 +273,10 @@ class AsPeer:
         fields["peer"] = peer.name if peer is not None else ""
         if isinstance(message, protocol.Hello):
             fields |= {"volume": message.volume.decode("utf-8", "backslashreplace"), "intent": message.intent}
+            if (named := export_of(message.volume)) is not None:
+                fields |= {"volume": named[0], "directory": named[1].decode("utf-8", "backslashreplace")}
+            if self._directory is not None:
+                fields["intent"] = self._needed
         else:
             fields |= {"volume": self._volume or ""}
         if isinstance(message, protocol.Commit | protocol.Want):
@@ -239,10 +286,11 @@ class AsPeer:
     def _peer(self) -> trust.Peer | None:
         return next((peer for peer in self._root.book.read().peers if peer.device == self._device), None)
 
-    def _role_now(self, volume: str) -> trust.Role | None:
+    def _role_now(self, name: str, *, is_public: bool) -> trust.Role | None:
+        """Of the volume or the export `name`; everybody reads what is public."""
         peer = self._peer()
-        role = peer.role(volume) if peer is not None else None
-        return role or ("read" if self._public_read else None)
+        role = peer.role(name) if peer is not None else None
+        return role or ("read" if is_public else None)
 
     def _not_paired(self) -> RefusedError:
         return RefusedError(
@@ -252,11 +300,12 @@ class AsPeer:
             device=self._device,
         )
 
-    def _too_low(self, needed: trust.Role, volume: str) -> RefusedError:
+    def _too_low(self, needed: trust.Role, volume: str, what: str = "") -> RefusedError:
         if not self.is_known:
             return self._not_paired()
+        what = what or ("volume" if self._directory is None else "directory")
         return RefusedError(
-            f"this machine may not {needed} the volume {volume!r}",
+            f"this machine may not {needed} the {what} {volume!r}",
             code="role-too-low",
             hint=f"ask who runs the server for a token with the role `{needed}`, and give that to `packetfs pair`",
             volume=volume,

@@ -1,7 +1,8 @@
 """A directory that a peer names instead of a volume: which one is meant, what it holds, how that is changed.
 
-What a peer may name is decided here and nowhere else (`directory_of`): over ssh it is what the user may reach whom it
-logged in as. What the directory holds is kept in a volume of its own (docs/design/sync.md).
+What a peer may name is decided by its rights: over ssh it is what the user may reach whom it logged in as
+(`directory_of`), over TLS what lies in an export (`directory_in`). What the directory holds is kept in a volume of its
+own (docs/design/sync.md).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from packetfs.errors import BusyError, InvalidError, NotFoundError, RefusedError
 from packetfs.events import Change, Problem, Progress
 from packetfs.format.snapshot import Snapshot
 from packetfs.sync import checkout
+from packetfs.sync.exports import Within
 from packetfs.sync.identity import data_directory
 from packetfs.volume import Source, Volume, files
 from packetfs.volume.selection import Pattern, Selection
@@ -27,7 +29,9 @@ __all__ = [
     "Directory",
     "Found",
     "check_out",
+    "directory_in",
     "directory_of",
+    "export_of",
     "in_turn",
     "ingest",
     "named",
@@ -50,10 +54,34 @@ class Directory:
 
     path: str
     volume: str
+    within: Within | None = None
+    """Where it lies in an export; None: it is anywhere, and reached by its path."""
+    may_write: bool = True
+    """Whether the peer may change what it holds."""
 
-    def beneath(self, path: bytes) -> str:
-        """What the peer means by a path that begins in the directory unless it is absolute."""
-        return os.path.join(self.path, os.path.expanduser(os.fsdecode(path)))
+    def __str__(self) -> str:
+        """What the peer calls it."""
+        return self.path if self.within is None else str(self.within)
+
+    @contextmanager
+    def opened(self, *, make: bool = False) -> Iterator[str | None]:
+        """By which path it is reached within the block; None if it is missing, and not to be made."""
+        if self.within is None:
+            yield self.path if make or os.path.lexists(self.path) else None
+            return
+        with self.within.opened(make=make) as place:
+            yield place
+
+    @contextmanager
+    def backup(self, said: bytes | None) -> Iterator[str | None]:
+        """What the peer means by a path for backups: it begins in the directory unless it is absolute."""
+        if said is None:
+            yield None
+        elif self.within is None:
+            yield os.path.join(self.path, os.path.expanduser(os.fsdecode(said)))
+        else:
+            with self.within.other(said).opened(make=True) as place:
+                yield place
 
 
 def named(path: str) -> str:
@@ -70,8 +98,37 @@ def directory_of(said: bytes, environment: Mapping[str, str]) -> Directory | Non
     if not path or _MARK in path:
         raise InvalidError(f"the peer names no directory: {path!r}", code="bad-location")
     real = os.path.realpath(os.path.expanduser(path))
+    return Directory(real, _volume_of(real, environment))
+
+
+def export_of(said: bytes) -> tuple[str, bytes] | None:
+    """The export that HELLO means and the path in it, `site:/sub`; None if it means a volume."""
+    text = said.removeprefix(_MARK.encode())
+    if text == said:
+        return None
+    name, _, path = text.partition(b":")
+    return name.decode("utf-8", "backslashreplace"), path
+
+
+def directory_in(within: Within, environment: Mapping[str, str], *, may_write: bool) -> Directory:
+    """The directory in an export. NotFoundError if it is missing and the peer may not make it.
+
+    RefusedError `outside-root` if a link or a file is in the way.
+    """
+    with within.opened() as place:
+        if place is None and not may_write:
+            raise _missing(str(within), within)
+    return Directory(within.path, _volume_of(within.path, environment), within, may_write)
+
+
+def _volume_of(real: str, environment: Mapping[str, str]) -> str:
     name = hashlib.blake2b(os.fsencode(real), digest_size=12).hexdigest()
-    return Directory(real, os.path.join(data_directory(environment), "sync", name))
+    return os.path.join(data_directory(environment), "sync", name)
+
+
+def _missing(shown: str, within: Within | None) -> NotFoundError:
+    hint = "a path without a slash before it begins in the home directory" if within is None else ""
+    return NotFoundError(f"there is no directory {shown!r}", code="file-not-found", hint=hint, path=shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +164,9 @@ def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> I
         raise disk_error("open", path, error.errno or 0) from None
     if lock is None:
         raise BusyError(
-            f"another sync {'uses' if writes else 'writes into'} {directory.path!r}",
+            f"another sync {'uses' if writes else 'writes into'} {str(directory)!r}",
             hint="run it again when that one has ended",
-            path=directory.path,
+            path=str(directory),
         )
     with lock:
         yield os.fstat(lock.fileno()).st_mtime_ns, lambda: os.utime(lock.fileno())
@@ -119,26 +176,22 @@ def ingest(
     volume: Volume, directory: Directory, said: protocol.Ingest, written_ns: int, tell: Callable[[Progress], None]
 ) -> tuple[protocol.Ingested, Found | None]:
     """Let `found` name what the directory holds now; None as well if some of it could not be read as it is."""
-    path = directory.path
-    if not os.path.isdir(path):
-        if os.path.lexists(path):
-            raise UsageError(f"{path!r} is not a directory", hint="name a directory, or one that is to be made")
-        if not said.may_be_missing:
-            raise NotFoundError(
-                f"there is no directory {path!r}",
-                code="file-not-found",
-                hint="a path without a slash before it begins in the home directory",
-                path=path,
+    with directory.opened() as place:
+        if place is None:
+            if not said.may_be_missing:
+                raise _missing(str(directory), directory.within)
+            status = volume.status()
+            return protocol.Ingested(status.unique_bytes, missing=True, disk_bytes=status.disk_bytes), None
+        if not os.path.isdir(place):
+            raise UsageError(
+                f"{str(directory)!r} is not a directory", hint="name a directory, or one that is to be made"
             )
-        status = volume.status()
-        return protocol.Ingested(status.unique_bytes, missing=True, disk_bytes=status.disk_bytes), None
-    selection = Selection(exclude=_patterns(said.exclude))
-    try:
-        report = volume.push(
-            [Source(os.fsencode(path))], FOUND, selection=selection, checksum=said.checksum, progress=tell
-        )
-    except RefusedError as error:
-        raise refused_with_place(error) from None
+        source = Source(os.fsencode(directory.path), at=os.fsencode(place))
+        selection = Selection(exclude=_patterns(said.exclude))
+        try:
+            report = volume.push([source], FOUND, selection=selection, checksum=said.checksum, progress=tell)
+        except RefusedError as error:
+            raise refused_with_place(error) from None
     status = volume.status()
     ingested = protocol.Ingested(
         unique_bytes=status.unique_bytes,
@@ -160,23 +213,22 @@ def check_out(
     report: Callable[[Sequence[Change]], None],
 ) -> protocol.CheckedOut:
     """Make the directory hold the snapshot. `checkout.pull` says what is promised."""
-    done = checkout.pull(
-        volume,
-        snapshot,
-        b"",
-        directory.path,
-        delete=said.delete,
-        care=checkout.Care(
-            exclude=_patterns(said.exclude),
-            delete_max=said.delete_max,
-            backup=None if said.backup is None else directory.beneath(said.backup),
-            checksum=said.checksum,
-        ),
-        check_space=said.check_space,
-        ownership=checkout.Ownership(restore=said.owners, numeric=said.numeric),
-        progress=progress,
-        report=report if said.tell else None,
-    )
+    with directory.opened(make=True) as place, directory.backup(said.backup) as backup:
+        assert place is not None, "it is made if it is missing"
+        done = checkout.pull(
+            volume,
+            snapshot,
+            b"",
+            place,
+            delete=said.delete,
+            care=checkout.Care(
+                exclude=_patterns(said.exclude), delete_max=said.delete_max, backup=backup, checksum=said.checksum
+            ),
+            check_space=said.check_space,
+            ownership=checkout.Ownership(restore=said.owners, numeric=said.numeric),
+            progress=progress,
+            report=report if said.tell else None,
+        )
     return protocol.CheckedOut(
         created=done.created,
         replaced=done.replaced,

@@ -23,6 +23,7 @@ from packetfs.errors import BusyError, PacketFSError, UsageError
 from packetfs.format.token import Token, encode_token
 from packetfs.release import VERSION
 from packetfs.sync.access import AsPeer
+from packetfs.sync.exports import NO_EXPORTS, Exports
 from packetfs.sync.identity import own_identity
 from packetfs.sync.root import Root
 from packetfs.sync.serve import serve
@@ -66,6 +67,7 @@ class Server:
         host: str,
         port: int,
         *,
+        exports: Exports = NO_EXPORTS,
         limits: Limits = Limits(),
         public_read: bool = False,
         lock_wait_s: float = 10.0,
@@ -75,10 +77,20 @@ class Server:
     ) -> None:
         """UsageError `cannot-listen` if one cannot at `host`, `port` (0: any that is free).
 
+        Of `exports` none may be called as something in the root is: UsageError.
+
         `failed` is told of what is a bug: it ends the one session in which it shows.
         """
         self._root = root
+        self._exports = exports
+        for export in exports:
+            if os.path.lexists(os.path.join(root.path, export.name)):
+                raise UsageError(
+                    f"there is a {export.name!r} in {root.path!r} already, and a directory is to be exported so",
+                    hint="volumes and exports share their names: give the export another",
+                )
         self._limits = limits
+        self._environment = environment
         self._public_read = public_read
         self._lock_wait_s = lock_wait_s
         self._env = env
@@ -233,8 +245,10 @@ class Server:
                 self._root,
                 transport.device,
                 address,
+                exports=self._exports,
                 public_read=self._public_read,
                 quota_bytes=self._limits.quota_bytes,
+                environment=self._environment,
                 env=self._env,
             )
             if access.is_known:

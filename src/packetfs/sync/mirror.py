@@ -80,6 +80,12 @@ def send(
     It promises there what `checkout.pull` does here. What `care` excludes is not sent either. If names of `source`
     could not be read, nothing is deleted. A dry run sends no content and touches no directory.
     """
+    if not session.writes:
+        raise RefusedError(
+            "this machine may read that directory, and not write into it",
+            code="role-too-low",
+            hint="ask who runs the server for a token with the role `write`, or to export it without `:ro`",
+        )
     ingested = _ingested(session, progress)
     session.origin_bytes = ingested.unique_bytes
     selection = Selection(exclude=tuple(care.exclude))

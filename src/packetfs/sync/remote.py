@@ -7,7 +7,7 @@ from typing import Final
 
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, RefusedError, UsageError
-from packetfs.format.location import Endpoint, Location, parse_location
+from packetfs.format.location import Endpoint, Location, directory_text, parse_location
 from packetfs.sync.directory import named
 from packetfs.sync.repair import FarSource
 from packetfs.sync.session import Session, replica_path
@@ -120,7 +120,7 @@ def over(
     volume = location.volume
     if ingest is not None:
         # No volume has such a location, so its replica is nobody else's.
-        origin, volume = f"sync {origin}", named(volume)
+        origin, volume = f"sync {directory_text(location.endpoint, volume)}", named(volume)
     place = replica or replica_path(origin, environment)
     if ingest is not None:
         origin = os.fsencode(origin).decode("utf-8", "backslashreplace")  # from here on for people only

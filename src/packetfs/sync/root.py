@@ -6,6 +6,7 @@ directory on this machine could put one in the way afterwards; peers cannot, as 
 
 import errno
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from packetfs.env import SYSTEM, Env
@@ -13,11 +14,12 @@ from packetfs.errors import NotFoundError, RefusedError, UsageError, disk_error
 from packetfs.format import trust
 from packetfs.format.token import SECRET_BYTES, Token, encode_token
 from packetfs.sync.audit import Audit
-from packetfs.sync.identity import Identity
+from packetfs.sync.beneath import ANCHOR, enter
+from packetfs.sync.identity import Identity, data_directory
 from packetfs.sync.kept import Kept
 from packetfs.volume import files
 
-__all__ = ["Root"]
+__all__ = ["Root", "root_at"]
 
 _STATE: Final = ".packetfs"
 _LISTENING: Final = "listening"
@@ -27,9 +29,10 @@ _MARKS: Final = ("volume.toml", "replica.db")
 class Root:
     """A directory that is served."""
 
-    def __init__(self, path: str, *, env: Env = SYSTEM) -> None:
-        """UsageError if `path` is no directory, or is a volume itself."""
+    def __init__(self, path: str, *, has_volumes: bool = True, env: Env = SYSTEM) -> None:
+        """UsageError if `path` is no directory, or is a volume itself. Without volumes it only keeps who is let in."""
         self.path = os.path.abspath(path)
+        self._has_volumes = has_volumes
         self._env = env
         if not os.path.isdir(self.path):
             raise UsageError(f"{path!r} is no directory", hint="make it first: volumes are made in it")
@@ -64,25 +67,23 @@ class Root:
         """Name, path and presence of the volume that a peer calls `name`; RefusedError if it leads out of the root."""
         parts = trust.check_volume(name)
         shown = os.fsdecode(name)
-        handle = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not self._has_volumes:
+            raise NotFoundError(
+                f"the server has no volume {shown!r}: it serves no volumes",
+                code="volume-not-found",
+                hint="it exports directories only, for `packetfs sync`",
+                volume=shown,
+            )
+        handle = os.open(self.path, ANCHOR)
         try:
             for number, part in enumerate(parts):
                 if number and _is_volume(handle):
                     raise _missing(shown)  # inside a volume nothing is a volume
-                try:
-                    below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
-                except FileNotFoundError:
+                below = enter(handle, part, shown)
+                if below is None:
                     if number + 1 < len(parts):
-                        raise _missing(shown) from None
+                        raise _missing(shown)
                     return shown, os.path.join(self.path, shown), False
-                except OSError as error:
-                    if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                        raise RefusedError(
-                            f"{shown!r} is no directory beneath the server's root, but a file or a symbolic link",
-                            code="outside-root",
-                            hint="name a volume; a server follows no symbolic links",
-                        ) from None
-                    raise
                 os.close(handle)
                 handle = below
             return shown, os.path.join(self.path, shown), _is_volume(handle)
@@ -121,6 +122,27 @@ class Root:
                 return file.read(300)
         except (OSError, UnicodeDecodeError):
             return ""
+
+
+def root_at(path: str | None, *, make: bool = False, environment: Mapping[str, str] = os.environ) -> Root:
+    """The root at `path`; None: what a server of this user keeps that serves no volumes. UsageError if it is none.
+
+    Without `make` that server has to have run once.
+    """
+    if path is not None:
+        return Root(path)
+    own = os.path.join(data_directory(environment), "server")
+    if make:
+        try:
+            files.make_directory(own)
+        except OSError as error:
+            raise disk_error("make", own, error.errno or errno.EIO) from None
+    elif not os.path.isdir(own):
+        raise UsageError(
+            "no server has run here without --root",
+            hint="name the directory that is served, --root DIR; or start `packetfs serve --export NAME=DIR` first",
+        )
+    return Root(own, has_volumes=False)
 
 
 def _is_volume(handle: int) -> bool:

@@ -211,16 +211,18 @@ class _Serving:
     def _hello(self, hello: protocol.Hello) -> Iterator[protocol.Message]:
         writes = hello.intent == "write"
         self._directory = self._access.directory(hello)
+        create = hello.create and writes
         if self._directory is None:
             path = self._access.place(hello)
         else:
             path = self._directory.volume
-            if hello.create and writes:
+            if create:
                 _make_room(os.path.dirname(path))
+            writes = writes and self._directory.may_write
         if is_replica(path) and not writes:
             yield self._welcome_of_replica(path)
             return
-        volume = Volume.open(path, create=hello.create and writes, lock_wait_s=self._lock_wait_s, env=self._env)
+        volume = Volume.open(path, create=create, lock_wait_s=self._lock_wait_s, env=self._env)
         self._stack.enter_context(volume)
         self._volume = volume
         self._greeted_round = volume.round

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from packetfs import kernel
@@ -56,6 +56,13 @@ class Source:
 
     path: bytes
     name: bytes | None = None
+    at: bytes | None = None
+    """Where it is opened, if not at `path`, which then only names it: for one that is held open already."""
+
+    @property
+    def place(self) -> bytes:
+        """Where it is opened."""
+        return self.at or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class Ingest:
     ) -> None:
         """With `checksum` every file is read, whatever the stat cache says of it."""
         self._holder = holder
-        self.sources = [Source(os.path.abspath(source.path), source.name) for source in sources]
+        self.sources = [replace(source, path=os.path.abspath(source.path)) for source in sources]
         _check_sources(self.sources, holder.path, selection)
         if selection.names is not None and self.sources[0].name is not None:
             raise UsageError("names to select are relative to one directory", hint="push a single directory")
@@ -177,7 +184,7 @@ class Ingest:
         holder = self._holder
         return kernel.ingest(
             holder.space,
-            [(source.path, source.name) for source in self.sources],
+            [(source.place, source.name) for source in self.sources],
             prior=None if self._checksum else self.cache.prior(),
             next=next_,
             previous=previous,
@@ -418,7 +425,7 @@ def clean_before_ns(directory: str, sources: Sequence[Source], env: Env) -> int:
     try:
         os.makedirs(cache, mode=0o700, exist_ok=True)
         device = os.stat(cache).st_dev
-        if any(os.stat(source.path).st_dev != device for source in sources):
+        if any(os.stat(source.place).st_dev != device for source in sources):
             return env.now_ns() - _FOREIGN_CLOCK_NS
         with open(probe, "xb"):
             touched_ns = os.stat(probe).st_mtime_ns
@@ -441,22 +448,22 @@ def _check_sources(sources: Sequence[Source], volume: str, selection: Selection)
     if not sources:
         raise UsageError("there is nothing to push", hint="name a directory or files")
     bare = [source for source in sources if source.name is None]
-    if bare and (len(sources) > 1 or not stat.S_ISDIR(_mode(bare[0].path))):
+    if bare and (len(sources) > 1 or not stat.S_ISDIR(_mode(bare[0].place))):
         raise UsageError("only a single directory can be pushed without a name", hint="give each source a name")
     names = [source.name for source in sources if source.name is not None]
     if len(set(names)) != len(names):
         raise UsageError("two sources have the same name", code="duplicate-name", hint="give each its own")
     inside = os.path.join(os.path.realpath(os.fsencode(volume)), b"")
     for source in sources:
-        _mode(source.path)
-        if os.path.join(os.path.realpath(source.path), b"").startswith(inside):
+        _mode(source.place)
+        if os.path.join(os.path.realpath(source.place), b"").startswith(inside):
             raise RefusedError(
                 f"{os.fsdecode(source.path)!r} is the volume {volume!r} or lies in it: it cannot be stored in itself",
                 code="source-in-volume",
                 hint="push what you want to keep, not the volume that keeps it",
                 path=os.fsdecode(source.path),
             )
-        around = os.path.join(os.path.realpath(source.path), b"")
+        around = os.path.join(os.path.realpath(source.place), b"")
         if inside.startswith(around) and not leaves_out(selection.exclude, inside[len(around) : -1]):
             raise RefusedError(
                 f"the volume {volume!r} lies inside {os.fsdecode(source.path)!r}: a push would store it in itself",
