@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +19,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import BusyError, PacketFSError, UsageError
+from packetfs.errors import BusyError, PacketFSError, UnavailableError, UsageError
 from packetfs.format.token import Token, encode_token
 from packetfs.release import VERSION
 from packetfs.sync.access import AsPeer
+from packetfs.sync.counts import Counts
 from packetfs.sync.exports import NO_EXPORTS, Exports
 from packetfs.sync.identity import own_identity
 from packetfs.sync.root import Root
 from packetfs.sync.serve import serve
+from packetfs.volume.health import check_usable
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import GREETING_BYTES_MAX, LITERALS_BYTES_MAX
@@ -43,6 +45,7 @@ _LOOK_S: Final = 0.25  # how long a session may outlive its peer's rights
 _GREETING_S: Final = 10.0  # how long a stranger may take to say what it wants
 _IDLE_S: Final = 3600.0  # a session that says nothing for so long is over; the client's next command opens another
 _PAUSE_S: Final = 0.05  # when the system has no descriptor left for another connection
+_STUCK_S: Final = 5.0  # the loop turns four times a second
 _LEAVE_S: Final = 20.0  # a commit that is under way when the server is ended takes no longer
 
 
@@ -102,8 +105,11 @@ class Server:
         self._sessions: dict[int, tuple[bytes, AsPeer, Tls]] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._paces: dict[bytes, Pace] = {}
+        self._connected: dict[int, Connection] = {}
+        self.counts = Counts()
+        """What was done for peers; what open connections have moved is in `totals` only."""
         self._numbers = 0
-        self._looked_s = env.monotonic_s()
+        self._looked_s = self._turned_s = env.monotonic_s()
         self._leaving = False
         self._failed = failed
         self._listener = _listener(host, port)
@@ -137,6 +143,7 @@ class Server:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         while not self._leaving:
+            self._turned_s = self._env.monotonic_s()
             if poll.poll(_LOOK_S * 1000):
                 self._accept()
             self._look()
@@ -144,6 +151,32 @@ class Server:
     def stop(self) -> None:
         """Let `run` return, from another thread."""
         self._leaving = True
+
+    def connections(self) -> tuple[int, int]:
+        """How many sessions are open, and how many connections have not shown yet who they are."""
+        with self._lock:
+            return len(self._sessions), len(self._arriving)
+
+    def totals(self) -> Counter[tuple[str, str]]:
+        """All that was counted, with what connections that are open have moved so far."""
+        with self._lock:
+            totals = self.counts.totals()
+            for connection in self._connected.values():
+                for name, value in _moved(connection):
+                    totals[name, ""] += value
+        return totals
+
+    def check(self) -> None:
+        """Raise why no machine could push to a volume just now; nothing if one could."""
+        if self._leaving:
+            raise UnavailableError("the server ends", code="server-ends")
+        idle_s = self._env.monotonic_s() - self._turned_s
+        if idle_s > _STUCK_S:
+            raise UnavailableError(f"no connection could be accepted for {idle_s:.0f} s", code="server-stuck")
+        self._root.book.read()
+        self._root.audit.check()
+        for path in self._root.volumes():
+            check_usable(path, env=self._env)
 
     def close(self) -> None:
         """Take no more connections and end those that are open: what they have received and not committed is kept."""
@@ -175,6 +208,7 @@ class Server:
         try:
             connection = wrapped(plain, self._context)
         except PacketFSError as error:
+            self.counts.add("errors", label=error.code)
             with suppress(PacketFSError):
                 self._root.audit.refused(error.code)
             return
@@ -227,6 +261,7 @@ class Server:
         try:
             self._converse(number, connection, address)
         except PacketFSError as error:
+            self.counts.add("errors", label=error.code)
             with suppress(PacketFSError):
                 self._root.audit.refused(error.code, **{"from": address})
         except Exception as error:  # noqa: BLE001 - a bug ends this session, and is told; the others go on
@@ -263,7 +298,9 @@ class Server:
             transport.close()
             raise
         with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max) as connected:
-            serve(connected, lock_wait_s=self._lock_wait_s, access=access, env=self._env)
+            with self._lock:
+                self._connected[number] = connected
+            serve(connected, lock_wait_s=self._lock_wait_s, access=access, counts=self.counts, env=self._env)
 
     def _admit(self, number: int, transport: Tls, access: AsPeer) -> None:
         """Count it as a session; BusyError if there are too many."""
@@ -281,6 +318,7 @@ class Server:
                 )
             self._arriving.pop(number, None)
             self._sessions[number] = (who, access, transport)
+            self.counts.add("sessions_opened")
             if self._limits.bytes_per_s is not None:
                 transport.pace = self._paces.setdefault(who, Pace(self._limits.bytes_per_s, self._env))
 
@@ -289,6 +327,9 @@ class Server:
             self._arriving.pop(number, None)
             who = self._sessions.pop(number, None)
             self._threads.pop(number, None)
+            connected = self._connected.pop(number, None)
+            for name, value in _moved(connected) if connected is not None else ():
+                self.counts.add(name, value)
             if who is not None and not any(device == who[0] for device, _, _ in self._sessions.values()):
                 self._paces.pop(who[0], None)
 
@@ -319,6 +360,14 @@ def _listener(host: str, port: int) -> socket.socket:
             port=port,
         ) from None
     return listener
+
+
+def _moved(connection: Connection) -> tuple[tuple[str, int], ...]:
+    return (
+        ("received_bytes", connection.received_bytes),
+        ("sent_bytes", connection.sent_bytes),
+        ("round_trips", connection.round_trips),
+    )
 
 
 def _refuse(transport: Tls, error: PacketFSError) -> None:

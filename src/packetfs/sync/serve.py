@@ -36,6 +36,7 @@ from packetfs.format.when import parse_when
 from packetfs.release import VERSION
 from packetfs.sync import directory
 from packetfs.sync.access import AS_USER, Access
+from packetfs.sync.counts import Counts
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.usage import Usage
@@ -60,13 +61,20 @@ _TELL_S: Final = 1.0  # between words to a peer that waits
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
-def serve(connection: Connection, *, lock_wait_s: float, access: Access = AS_USER, env: Env = SYSTEM) -> None:
-    """Answer one peer until it leaves, as far as `access` lets it.
+def serve(
+    connection: Connection,
+    *,
+    lock_wait_s: float,
+    access: Access = AS_USER,
+    counts: Counts | None = None,
+    env: Env = SYSTEM,
+) -> None:
+    """Answer one peer until it leaves, as far as `access` lets it; `counts` is told what that was.
 
     Raises nothing for what the peer did: that is said to the peer.
     """
     with ExitStack() as stack:
-        serving = _Serving(connection, lock_wait_s, env, stack, access)
+        serving = _Serving(connection, lock_wait_s, env, stack, access, counts)
         try:
             serving.run()
         finally:
@@ -81,11 +89,18 @@ class _Serving:
     """One session."""
 
     def __init__(
-        self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack, access: Access = AS_USER
+        self,
+        connection: Connection,
+        lock_wait_s: float,
+        env: Env,
+        stack: ExitStack,
+        access: Access = AS_USER,
+        counts: Counts | None = None,
     ) -> None:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
         self._access = access
+        self._counts = counts or Counts()
         self._used_bytes = 0
         self._env = env
         self._stack = stack
@@ -132,6 +147,7 @@ class _Serving:
                 try:
                     message = self._origin.receive(self._next()).message
                 except PacketFSError as error:
+                    self._counts.add("errors", label=error.code)
                     self._access.answered(None, error)
                     self._send(self._origin.fail(self._access.told(error)))
                     return
@@ -140,6 +156,7 @@ class _Serving:
                 self._answer(message)
 
     def _answer(self, message: protocol.Message) -> None:
+        self._counts.add("requests", label=type(message).__name__.lower())
         try:
             self._access.check(message)
             if self._replica is not None and not isinstance(message, protocol.Fetch):
@@ -163,6 +180,7 @@ class _Serving:
                     held, held_bytes = [], 0
             self._send(*held)
         except PacketFSError as error:
+            self._counts.add("errors", label=error.code)
             self._access.answered(message, error)
             self._incoming = None
             # The commit has kept and closed them.
@@ -332,6 +350,10 @@ class _Serving:
             yield protocol.Tree(part)
 
     def _done(self, outgoing: kernel.Outgoing) -> protocol.Done:
+        self._counts.add("sent_literal_bytes", outgoing.literal_bytes)
+        self._counts.add("sent_delta_bytes", outgoing.delta_bytes)
+        self._counts.add("sent_coded_bytes", outgoing.coded_bytes)
+        self._counts.add("sent_pointers", outgoing.pointer_count)
         return protocol.Done(
             literal_bytes=outgoing.literal_bytes,
             delta_bytes=outgoing.delta_bytes,
@@ -348,6 +370,8 @@ class _Serving:
 
     def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
         placed = self._receiving().literals(literals.body)
+        self._counts.add("received_literal_bytes", placed)
+        self._counts.add("received_coded_bytes", memoryview(literals.body).nbytes)
         self._unsaved_bytes += placed
         self._check_quota(placed)
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
@@ -367,6 +391,7 @@ class _Serving:
         yield from ()
 
     def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
+        self._counts.add("received_coded_bytes", memoryview(tree.body).nbytes)
         try:
             self._receiving().tree(tree.body)
         except DamagedError:
@@ -406,7 +431,7 @@ class _Serving:
             other.close()
         self._leases = {lease.segment: lease}
         self._recorded.clear()
-        settled = self._unsaved_bytes <= SYNC_BYTES
+        settled, began_s = self._unsaved_bytes <= SYNC_BYTES, self._env.monotonic_s()
         try:
             done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=settled)
         except ConflictError:
@@ -417,6 +442,7 @@ class _Serving:
             self._current = None
             lease.close()
             raise
+        self._counts.committed(self._env.monotonic_s() - began_s)
         self._unsaved_bytes = 0
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
         if lease.room < _ROOM_BYTES_MIN:
