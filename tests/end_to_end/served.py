@@ -52,7 +52,12 @@ class Counting:
                 thread.start()
 
     def _carry(self, near: socket.socket) -> None:
-        with near, socket.create_connection(("127.0.0.1", self._to)) as far:
+        try:
+            far = socket.create_connection(("127.0.0.1", self._to))
+        except OSError:  # the server is down
+            near.close()
+            return
+        with near, far:
             down = threading.Thread(target=self._pass, args=(far, near, False), daemon=True)
             down.start()
             self._pass(near, far, True)

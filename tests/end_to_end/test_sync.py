@@ -423,3 +423,55 @@ def test_the_volume_of_a_sync_is_sound_and_told_of(tmp_path: Path, remote: Remot
     assert done["far_disk_bytes"] > 6 << 20
     assert volume.stat().st_mode & 0o077 == 0
     run("verify", volume)
+
+
+AWKWARD = b"!#a*b?[c]{d,e}\\ \xff\n\x1b "
+
+
+@pytest.mark.parametrize("name", [b"file", AWKWARD, b"-n", b"a:b"], ids=["plain", "awkward", "option", "colon"])
+def test_a_single_file_arrives_in_the_directory_and_nothing_beside_it_is_read_or_touched(
+    name: bytes, remote: Remote, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "far" / "dir"
+    (here / "d").mkdir(parents=True)
+    (there / "d").mkdir(parents=True)
+    path = os.fsencode(here) + b"/" + name
+    for number, data in enumerate([b"first", b"second one"]):
+        with open(path, "wb") as file:
+            file.write(data)
+        (there / "beside").write_bytes(b"beside")
+        (there / "other").write_bytes(os.urandom(8 << 20))
+        before = facts(there)
+
+        dry = remote("sync", "-n", path, "far:dir/", "--json").event("sync")
+        done = remote("sync", path, "far:dir/", "--json").event("sync")
+
+        assert (dry["created"], dry["replaced"]) == (done["created"], done["replaced"]) == (1 - number, number)
+        after = facts(there)
+        assert after.pop(name) == facts(here)[name]
+        before.pop(name, None)
+        assert difference({**before, b"": after[b""]}, after) == []  # but for when the directory was written
+        assert done["far_disk_bytes"] < 5 << 20  # the reserve is 4 MiB; of what lies beside it nothing was stored
+    assert set(os.listdir(os.fsencode(there))) == {name, b"beside", b"other", b"d"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["file", "far:dir"], "new name"),
+        (["file/", "far:dir/"], "is not a directory"),
+        (["none", "far:dir/"], "does not exist"),
+        (["--delete", "file", "far:dir/"], "--delete would empty"),
+        (["--watch", "file", "far:dir/"], "is no directory"),
+    ],
+)
+def test_what_a_single_file_cannot_mean_is_refused(
+    arguments: list[str], message: str, remote: Remote, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    said = [
+        f"{tmp_path}/{argument}" if argument[0] in "fn" and ":" not in argument else argument for argument in arguments
+    ]
+
+    assert message in remote("sync", *said, code=2).err
+    assert not (tmp_path / "far" / "dir").exists()

@@ -9,10 +9,10 @@ from msgspec import structs
 
 from packetfs.env import SYSTEM
 from packetfs.errors import BusyError, InvalidError, PacketFSError, RefusedError
-from packetfs.events import Change
+from packetfs.events import Change, Progress
 from packetfs.sync import mirror
 from packetfs.sync.checkout import NO_CARE
-from packetfs.sync.directory import FOUND, directory_of, in_turn, named
+from packetfs.sync.directory import FOUND, directory_of, in_turn, ingest, named
 from packetfs.sync.serve import serve
 from packetfs.sync.session import Session
 from packetfs.volume import Volume
@@ -123,7 +123,6 @@ def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far:
     with far.session() as session:
         mirror.send(session, str(source))
     other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
-    other.status()  # its INGEST is over: two at once would race for the ref, and one of them be told so
     before = facts(source)
     with far.session() as session:
         session.status()  # the greeting and INGEST are over
@@ -135,6 +134,96 @@ def test_what_was_found_is_not_believed_when_somebody_has_written_meanwhile(far:
 
     assert done.deleted == 1
     assert difference(before, facts(far.path)) == []
+
+
+def test_who_loses_a_race_for_what_was_found_looks_again(far: Far, source: Path) -> None:
+    """While the one stores what the directory holds, the other has stored what it holds by then."""
+    with far.session() as session:
+        mirror.send(session, str(source))
+    meant = directory_of(os.fsencode(named(str(far.path))), os.environ)
+    assert meant is not None
+    others: list[protocol.Ingested] = []
+
+    def meanwhile(_: Progress) -> None:
+        if not others:
+            grown(far.path, {"later": b"later"})
+            with far.volume() as other:
+                others.append(ingest(other, meant, protocol.Ingest(), 0, lambda _: None)[0])
+
+    grown(far.path, {"sooner": b"sooner"})
+    with far.volume() as volume:
+        ingest(volume, meant, protocol.Ingest(), 0, meanwhile)
+        names = {entry.name for entry in volume.entries(volume.root(volume.resolve(FOUND)))}
+
+    assert others
+    assert {b"sooner", b"later"} <= names
+
+
+def test_two_that_sync_into_one_directory_at_once_both_succeed_and_the_last_one_decides(
+    far: Far, source: Path, tmp_path: Path
+) -> None:
+    other_source = grown(tmp_path / "other", {"of the other": b"x" * 5000})
+    one = far.session()
+    other = far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True))
+
+    def first(_: Progress) -> None:
+        if not done:
+            done.append(mirror.send(other, str(other_source), delete=True))
+
+    done: list[mirror.Synced] = []
+    with one, other:
+        mirror.send(one, str(source), delete=True, progress=first)
+
+    assert done
+    assert difference(facts(source), facts(far.path)) == []
+
+
+def test_sent_again_on_the_same_session_a_change_is_one_round_trip(far: Far, source: Path) -> None:
+    with far.session() as session:
+        first = mirror.send(session, str(source), delete=True)
+        nothing = mirror.send(session, str(source), delete=True)
+        (source / "large").write_bytes(b"small now")
+        (source / "d1" / "f1").unlink()
+        done = mirror.send(session, str(source), delete=True)
+        found = facts(far.path)
+        grown(source, {"new/est": b"x" * 100_000})
+        last = mirror.send(session, str(source), delete=True)
+
+    assert first.traffic.round_trips <= 3
+    assert (nothing.traffic.round_trips, nothing.changed) == (1, False)
+    assert (done.traffic.round_trips, done.deleted) == (1, 1)
+    assert (found[b"large"].content, b"d1/f1" in found) == (facts(source)[b"large"].content, False)
+    assert (last.traffic.round_trips, last.created) == (1, 2)
+    assert last.traffic.sent_bytes < 5000
+    assert difference(facts(source), facts(far.path)) == []
+
+
+def test_who_is_overtaken_between_two_changes_still_sends_its_own(far: Far, source: Path, tmp_path: Path) -> None:
+    """The commit is refused, and so is the checkout that had been asked for with it; then all of it is said again."""
+    other_source = grown(tmp_path / "other", {"of the other": b"x"})
+    with far.session() as session:
+        mirror.send(session, str(source), delete=True)
+        with far.origin.connect("other", ref="sent", ingest=mirror.question(NO_CARE, may_be_missing=True)) as other:
+            mirror.send(other, str(other_source), delete=True)
+        grown(source, {"new": b"new"})
+        mirror.send(session, str(source), delete=True)
+        between = facts(far.path)
+        grown(source, {"newer": b"newer"})
+        last = mirror.send(session, str(source), delete=True)
+
+    assert b"new" in between
+    assert b"of the other" not in between
+    assert last.traffic.round_trips == 1
+    assert difference(facts(source), facts(far.path)) == []
+
+
+def test_nothing_is_checked_out_of_a_session_that_has_committed_nothing(far: Far) -> None:
+    far.path.mkdir()
+    with far.session() as session, pytest.raises(PacketFSError) as caught:
+        session.link.ask(protocol.Checkout(b""), protocol.CheckedOut)
+
+    assert caught.value.code == "snapshot-not-found"
+    assert list(far.path.iterdir()) == []
 
 
 def impatient(connection: Connection) -> None:

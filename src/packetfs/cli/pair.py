@@ -55,10 +55,11 @@ def pair(invocation: Invocation, *, token: str, name: str, addresses: tuple[str,
     called = f" as {shown(done.name)}" if done.name else ""
     host = done.addresses[0].removesuffix(f":{DEFAULT_PORT}")
     url = f"pfs://{host}/{'VOLUME' if done.volume == EVERY_VOLUME else done.volume}"
+    also = "" if done.volume == EVERY_VOLUME else f", or {shown(url)}:/ if it is a directory"
     invocation.output.notice(
         line,
         f"paired with {who}device {line.device[:12]}{called}: may {done.role} {which}; "
-        f"a location there is {shown(url)}",
+        f"a location there is {shown(url)}{also}",
     )
 
 

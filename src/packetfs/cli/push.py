@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,7 +11,7 @@ import click
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.census import Census
-from packetfs.cli.config import seconds, size
+from packetfs.cli.config import size
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
 from packetfs.cli.output import Output
@@ -19,7 +19,8 @@ from packetfs.cli.problems import raise_if_lost, tell_problems
 from packetfs.cli.quantities import amount, bytes_text, duration
 from packetfs.cli.selection import names, pattern_options, patterns, tell_changes
 from packetfs.cli.traffic import tell_traffic
-from packetfs.errors import EXIT_OK, NotFoundError, PacketFSError, PartialError, UsageError
+from packetfs.cli.watched import retry_time, tell_of_retry, told_in_part, watch_options
+from packetfs.errors import EXIT_OK, NotFoundError, UsageError
 from packetfs.events import VolumeCreated
 from packetfs.format.location import Location
 from packetfs.format.snapshot import Labels, check_labels
@@ -68,12 +69,7 @@ PACKETFS_VOLUME=/srv/volume packetfs push ~/project main
 @click.option(
     "-i", "--itemize-changes", is_flag=True, help="Print what differs from the last snapshot, in rsync's letters."
 )
-@click.option("--watch", is_flag=True, help="Go on: push again whenever something changes, until interrupted.")
-@click.option(
-    "--retry",
-    metavar="TIME",
-    help="With --watch: how long to try again when the other machine is out of reach.  [default: for ever]",
-)
+@watch_options("push")
 @click.option("--always", is_flag=True, help="Make a snapshot even when nothing has changed.")
 @click.option("-m", "--message", metavar="TEXT", default="", help="What this snapshot is, for `packetfs log`.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A word to find the snapshot by; may be repeated.")
@@ -184,12 +180,11 @@ def push(
             return report, None
 
     opening = partial(_opened, invocation, place, dry_run=dry_run)
+    retry_s = retry_time(retry, watch=watch)
     if watch:
         if stream or dry_run or always:
             raise UsageError("--watch goes with directories, and with neither --dry-run nor --always")
-        _follow(output, place, found, selection, opening, store, None if retry is None else seconds(retry, "--retry"))
-    if retry is not None:
-        raise UsageError("--retry is for --watch", hint="without it, run the command again: it continues")
+        _follow(output, place, found, selection, opening, store, retry_s)
     with opening() as opened:
         report, traffic = store(opened)
     return _conclude(output, place, report, traffic)
@@ -209,43 +204,28 @@ def _follow(
     from packetfs.volume import Volume
     from packetfs.volume.selection import patterns_of
 
-    directories = [source.path for source in sources]
-    changes = watching.watch(directories, patterns_of(selection.exclude))
     told = False
 
-    def push_once() -> None:
+    def push_once(opened: "Volume | Session") -> None:
         nonlocal told
-        try:
-            if kept:
-                opened = kept[0]
-                if isinstance(opened, Volume):
-                    opened.renew()
-            else:
-                opened = stack.enter_context(opening())
-                kept.append(opened)
-            report, traffic = store(opened)
-        except BaseException:
-            kept.clear()
-            stack.close()
-            raise
+        if isinstance(opened, Volume):
+            opened.renew()
+        report, traffic = store(opened)
         if isinstance(opened, Volume):
             opened.rest()
         if report.changed or not told:
             told = True
-            try:
+            with told_in_part(output):
                 _conclude(output, place, report, traffic)
-            except PartialError as error:  # the next change may mend it
-                output.warning(lines.Notice(code=error.code, message=error.message), error.message)
-            output.flush()
 
-    def failed(error: "PacketFSError", pause_s: float) -> None:
-        text = f"{error.message}; trying again {f'in {duration(pause_s)}' if pause_s else 'at once'}"
-        output.warning(lines.Notice(code=error.code, message=text), text)
-        output.flush()
-
-    kept: list[Volume | Session] = []
-    with ExitStack() as stack:
-        watching.follow(changes, push_once, directories=directories, retry_s=retry_s, failed=failed)
+    watching.follow_with(
+        opening,
+        push_once,
+        directories=[source.path for source in sources],
+        excluded=patterns_of(selection.exclude),
+        retry_s=retry_s,
+        failed=partial(tell_of_retry, output),
+    )
 
 
 def _labels(tags: tuple[str, ...], host: str, source_time: str | None) -> Labels:

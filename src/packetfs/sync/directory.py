@@ -19,6 +19,7 @@ from packetfs.format.snapshot import Snapshot
 from packetfs.sync import checkout
 from packetfs.sync.exports import Within
 from packetfs.sync.identity import data_directory
+from packetfs.sync.plan import raced
 from packetfs.volume import Source, Volume, files
 from packetfs.volume.selection import Pattern, Selection
 from packetfs.wire import protocol
@@ -189,7 +190,9 @@ def ingest(
         source = Source(os.fsencode(directory.path), at=os.fsencode(place))
         selection = Selection(exclude=_patterns(said.exclude))
         try:
-            report = volume.push([source], FOUND, selection=selection, checksum=said.checksum, progress=tell)
+            report = raced(
+                lambda: volume.push([source], FOUND, selection=selection, checksum=said.checksum, progress=tell)
+            )
         except RefusedError as error:
             raise refused_with_place(error) from None
     status = volume.status()

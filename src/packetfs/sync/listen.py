@@ -1,8 +1,9 @@
 """A server: takes connections, finds out whose they are, and has each answered in a thread of its own.
 
 The loop that accepts waits for nobody. A handshake is done in the connection's own thread and has to end within
-seconds; of connections that have not yet shown who they are there are so many at most, and the oldest has to go for a
-new one: somebody who only knocks cannot keep out who comes in. What a peer may do is decided in `access.py`.
+seconds; of connections that have not yet shown who they are there are so many at most, and for a new one the oldest has
+to go from where most come: somebody who only knocks cannot keep out who comes in. What a peer may do is decided in
+`access.py`.
 """
 
 import errno
@@ -20,6 +21,7 @@ from typing import Final, Self
 
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import BusyError, PacketFSError, UnavailableError, UsageError
+from packetfs.format import trust
 from packetfs.format.token import Token, encode_token
 from packetfs.release import VERSION
 from packetfs.sync.access import AsPeer
@@ -37,7 +39,7 @@ from packetfs.wire.tls import Tls, accept, peer_name, server_context, shut, wrap
 
 __all__ = ["Limits", "Server"]
 
-HANDSHAKES_MAX: Final = 128  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 200 machines a second
+HANDSHAKES_MAX: Final = 256  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 400 machines a second
 HANDSHAKE_S: Final = 10.0
 SESSIONS_MAX: Final = 2048  # of all peers together: two threads and some ten open files each
 _BACKLOG: Final = 512
@@ -101,7 +103,8 @@ class Server:
         self.device = root.claim(identity)
         self._context = server_context(identity.path)
         self._lock = threading.Lock()
-        self._arriving: OrderedDict[int, ssl.SSLSocket | Tls] = OrderedDict()
+        self._arriving: OrderedDict[int, tuple[str, ssl.SSLSocket | Tls]] = OrderedDict()
+        self._looked_at: trust.Book | None = None
         self._sessions: dict[int, tuple[bytes, AsPeer, Tls]] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._paces: dict[bytes, Pace] = {}
@@ -184,7 +187,7 @@ class Server:
         self._listener.close()
         with self._lock:
             threads = list(self._threads.values())
-            for connection in self._arriving.values():
+            for _, connection in self._arriving.values():
                 _wake(connection)
             for _, _, transport in self._sessions.values():
                 transport.abort()
@@ -199,10 +202,10 @@ class Server:
 
     def _accept(self) -> None:
         try:
-            plain, _ = self._listener.accept()
+            plain, (host, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._drop_oldest()
+                self._drop_one()
                 self._env.sleep(_PAUSE_S)
             return  # else the peer has left before it was let in
         try:
@@ -216,8 +219,8 @@ class Server:
             self._numbers += 1
             number = self._numbers
             while len(self._arriving) >= HANDSHAKES_MAX:
-                self._drop_oldest_locked()
-            self._arriving[number] = connection
+                self._drop_one_locked()
+            self._arriving[number] = _neighbours(host), connection
             thread = threading.Thread(
                 target=self._meet, args=(number, connection), name=f"packetfs-peer-{number}", daemon=True
             )
@@ -234,8 +237,14 @@ class Server:
         if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
-        with self._lock:
-            sessions = list(self._sessions.values())
+        book: trust.Book | None = None
+        with suppress(PacketFSError):
+            book = self._root.book.read()
+        sessions: list[tuple[bytes, AsPeer, Tls]] = []
+        if book is None or book is not self._looked_at:  # a thousand sessions are not asked for nothing
+            with self._lock:
+                sessions = list(self._sessions.values())
+        self._looked_at = book
         # A disk that takes no line of the log refuses who comes; it is no reason to end the server.
         with suppress(PacketFSError):
             for device, access, transport in sessions:
@@ -245,13 +254,16 @@ class Server:
                     self._root.audit.write("ended", result="not-paired", device=device.hex())
             self._root.audit.flush()
 
-    def _drop_oldest(self) -> None:
+    def _drop_one(self) -> None:
         with self._lock:
             if self._arriving:
-                self._drop_oldest_locked()
+                self._drop_one_locked()
 
-    def _drop_oldest_locked(self) -> None:
-        _wake(self._arriving.popitem(last=False)[1])
+    def _drop_one_locked(self) -> None:
+        """The oldest from where most come: who knocks a thousand times takes only his own places."""
+        (most, _), *_ = Counter(host for host, _ in self._arriving.values()).most_common(1)
+        number = next(number for number, (host, _) in self._arriving.items() if host == most)
+        _wake(self._arriving.pop(number)[1])
 
     # One connection
 
@@ -274,7 +286,7 @@ class Server:
         transport = accept(connection, deadline_s=HANDSHAKE_S, env=self._env)
         with self._lock:
             if number in self._arriving:
-                self._arriving[number] = transport
+                self._arriving[number] = self._arriving[number][0], transport
         try:
             access = AsPeer(
                 self._root,
@@ -332,6 +344,13 @@ class Server:
                 self.counts.add(name, value)
             if who is not None and not any(device == who[0] for device, _, _ in self._sessions.values()):
                 self._paces.pop(who[0], None)
+
+
+def _neighbours(host: str) -> str:
+    """Addresses that somebody has who has `host`: of IPv6 networks of 64 bits are given out."""
+    if ":" not in host or host.lower().startswith("::ffff:"):
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()
 
 
 def _listener(host: str, port: int) -> socket.socket:

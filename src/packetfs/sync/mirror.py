@@ -16,6 +16,7 @@ from packetfs.sync import checkout, transfer
 from packetfs.sync.checkout import NO_CARE, Care, Ownership
 from packetfs.sync.directory import FOUND, SENT, refused_with_place
 from packetfs.sync.link import ID_BYTES
+from packetfs.sync.plan import raced
 from packetfs.sync.session import Session, Traffic
 from packetfs.volume import Source
 from packetfs.volume.selection import Pattern, Selection
@@ -25,6 +26,7 @@ __all__ = ["Synced", "fetch", "question", "send"]
 
 Watch = Callable[[Progress], None]
 Report = Callable[[Sequence[Change]], None]
+_NOTHING_DONE = protocol.CheckedOut(0, 0, 0, 0, 0)
 _LOST = frozenset({"unreadable", "missing"})  # what the source has and nobody could read: never to be deleted for that
 
 
@@ -57,6 +59,19 @@ class Synced:
     """What the volume there takes on disk; 0 where that was not said."""
     traffic: Traffic
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done, or was to be done and was not."""
+        return bool(
+            self.created
+            or self.replaced
+            or self.metadata
+            or self.deleted
+            or self.not_deleted
+            or self.missed
+            or self.problems
+        )
+
 
 def question(care: Care, *, may_be_missing: bool) -> protocol.Ingest:
     """What to ask with the greeting: look at the directory there."""
@@ -78,7 +93,11 @@ def send(
     """Make the directory of the session, which is there, hold what `source` holds here.
 
     It promises there what `checkout.pull` does here. What `care` excludes is not sent either. If names of `source`
-    could not be read, nothing is deleted. A dry run sends no content and touches no directory.
+    could not be read, nothing is deleted. A dry run sends no content and touches no directory. A `source` that is no
+    directory is sent under its name.
+
+    Sent again on the same session, it is one round trip: what somebody else has written there meanwhile is not looked
+    for, and where nothing has changed here nothing is checked out there.
     """
     if not session.writes:
         raise RefusedError(
@@ -86,11 +105,13 @@ def send(
             code="role-too-low",
             hint="ask who runs the server for a token with the role `write`, or to export it without `:ro`",
         )
-    ingested = _ingested(session, progress)
-    session.origin_bytes = ingested.unique_bytes
+    ingested = _ingested(session, progress) if session.ingesting else None
+    # To ask what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
+    session.origin_bytes = ingested.unique_bytes if ingested is not None else 0
     selection = Selection(exclude=tuple(care.exclude))
-    sources = [Source(os.fsencode(source))]
+    sources = [_source(os.fsencode(source))]
     if dry_run:
+        assert ingested is not None, "a dry run compares with what is found there"
         counts = _Counts(report, delete=delete, delete_max=care.delete_max)
         against = "nothing" if ingested.missing else FOUND
         pushed = session.push(
@@ -104,34 +125,40 @@ def send(
         )
         counted = pushed.report.statistics
         return counts.synced(pushed.traffic, counted.logical_bytes, pushed.report.problems, counted.new_bytes)
-    try:
-        pushed = session.push(sources, SENT, selection=selection, checksum=care.checksum, progress=progress)
-    except RefusedError as error:
-        raise refused_with_place(error) from None
-    snapshot, problems = pushed.report.snapshot, pushed.report.problems
-    assert snapshot is not None, "a push that is not dry has a snapshot"
-    unread = sum(problem.kind in _LOST for problem in problems)
-    backup = None if care.backup is None else os.fsencode(care.backup)
-    request = session.link.say(
-        protocol.Checkout(
-            id=snapshot.id[:ID_BYTES],
+
+    def wanted(problems: Sequence[Problem], id_: bytes = b"") -> protocol.Checkout:
+        return protocol.Checkout(
+            id=id_,
             exclude=_lines(care),
-            delete=delete and not unread,
+            delete=delete and not _unread(problems),
             delete_max=care.delete_max,
-            backup=backup,
+            backup=None if care.backup is None else os.fsencode(care.backup),
             checksum=care.checksum,
             owners=ownership.restore,
             numeric=ownership.numeric,
             check_space=check_space,
             tell=report is not None,
         )
-    )
-    done = _heard(session, request, "writing", progress, report)
+
+    try:
+        pushed = raced(
+            lambda: session.push(
+                sources, SENT, selection=selection, checksum=care.checksum, progress=progress, then=wanted
+            )
+        )
+    except RefusedError as error:
+        raise refused_with_place(error) from None
+    snapshot, problems = pushed.report.snapshot, pushed.report.problems
+    assert snapshot is not None, "a push that is not dry has a snapshot"
+    request = pushed.then
+    if not request and ingested is not None:
+        request = session.link.say(wanted(problems, snapshot.id[:ID_BYTES]))
+    done = _heard(session, request, "writing", progress, report) if request else _NOTHING_DONE
     if not isinstance(done, protocol.CheckedOut):
         raise InvalidError("the peer does not say what it has checked out", code="protocol-violation")
     traffic = replace(
-        _since_the_greeting(session, pushed.traffic),
-        peer_cpu_s=done.cpu_ms / 1000,
+        _with_the_rest(session, pushed.traffic),
+        peer_cpu_s=max(pushed.traffic.peer_cpu_s, done.cpu_ms / 1000),
         peer_anonymous_bytes=max(pushed.traffic.peer_anonymous_bytes, done.anonymous_kib << 10),
     )
     return Synced(
@@ -148,7 +175,7 @@ def send(
         missed=_problems(done.missed),
         written_bytes=done.written_bytes,
         logical_bytes=pushed.report.statistics.logical_bytes,
-        unread=unread,
+        unread=_unread(problems),
         problems=problems,
         far_bytes=done.disk_bytes,
         traffic=traffic,
@@ -204,7 +231,7 @@ def fetch(
         unread=ingested.unread,
         problems=_problems(ingested.problems),
         far_bytes=ingested.disk_bytes,
-        traffic=_since_the_greeting(session, pulled.traffic),
+        traffic=_with_the_rest(session, pulled.traffic),
     )
 
 
@@ -252,11 +279,15 @@ class _Counts:
             missed=(),
             written_bytes=new_bytes,
             logical_bytes=logical_bytes,
-            unread=sum(problem.kind in _LOST for problem in problems),
+            unread=_unread(problems),
             problems=problems,
             far_bytes=0,
             traffic=traffic,
         )
+
+
+def _source(path: bytes) -> Source:
+    return Source(path, None if os.path.isdir(path) else os.path.basename(path))
 
 
 def _ingested(session: Session, progress: Watch | None) -> protocol.Ingested:
@@ -298,10 +329,20 @@ def _heard(
                 return message
 
 
-def _since_the_greeting(session: Session, traffic: Traffic) -> Traffic:
-    """`traffic` of one operation, with all that this session has moved."""
-    sent_bytes, received_bytes, round_trips = session.link.counters()
-    return replace(traffic, sent_bytes=sent_bytes, received_bytes=received_bytes, round_trips=round_trips)
+def _with_the_rest(session: Session, traffic: Traffic) -> Traffic:
+    """`traffic` of an operation of this session, with what it has moved since that was counted."""
+    before, session.counted = session.counted, session.link.counters()
+    sent_bytes, received_bytes, round_trips = (now - then for now, then in zip(session.counted, before, strict=True))
+    return replace(
+        traffic,
+        sent_bytes=traffic.sent_bytes + sent_bytes,
+        received_bytes=traffic.received_bytes + received_bytes,
+        round_trips=traffic.round_trips + round_trips,
+    )
+
+
+def _unread(problems: Sequence[Problem]) -> int:
+    return sum(problem.kind in _LOST for problem in problems)
 
 
 def _problems(missed: Sequence[protocol.Missed]) -> tuple[Problem, ...]:

@@ -1,6 +1,7 @@
 """Decide what a transfer asks for, what it sends against and what need not be said; ask and send nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from packetfs.errors import ConflictError, InvalidError
@@ -9,12 +10,13 @@ from packetfs.volume.commit import Proposal
 from packetfs.volume.replica import Kept
 from packetfs.wire import protocol
 
-__all__ = ["asks", "base_of", "numbers_of", "proposal_from", "retries", "said_or", "statistics_from"]
+__all__ = ["asks", "base_of", "numbers_of", "proposal_from", "raced", "retries", "said_or", "statistics_from"]
 
 T = TypeVar("T")
 
 # Below this the answers cost more than the literals that they save (a record is 44 bytes, a chunk 32 KiB).
 _ASKED_BYTES_MIN: Final = 1 << 20
+_RACES_MAX: Final = 8  # each was won by somebody else: that many at once are no accident
 
 
 def base_of(named: Kept | None, newest: Kept | None) -> Kept | None:
@@ -33,6 +35,17 @@ def retries(error: ConflictError, *, fresh: bool) -> bool:
     Only when what this side knew of the ref was older than the push: then nobody was first *during* it.
     """
     return error.code == "ref-moved" and not fresh
+
+
+def raced(what: Callable[[], T]) -> T:
+    """The answer of `what`, which is tried again when a ref has moved meanwhile, a few times.
+
+    For refs that everybody moves to what there is now: who comes last is right, and lost only as two began at once.
+    """
+    for _ in range(_RACES_MAX - 1):
+        with suppress(ConflictError):
+            return what()
+    return what()
 
 
 def said_or(said: T | None, base: T) -> T:

@@ -12,7 +12,7 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -30,15 +30,17 @@ from packetfs.errors import (
 )
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
+from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
-from packetfs.sync import directory
+from packetfs.sync import directory, feed
 from packetfs.sync.access import AS_USER, Access
 from packetfs.sync.counts import Counts
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
+from packetfs.sync.quota import Quota, quota_of
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume, files, reserve
 from packetfs.volume.commit import commit, encode, proposal_of
@@ -48,6 +50,9 @@ from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import Buffers, Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["serve"]
 
@@ -101,7 +106,7 @@ class _Serving:
         self._lock_wait_s = lock_wait_s
         self._access = access
         self._counts = counts or Counts()
-        self._used_bytes = 0
+        self._quota: Quota | None = None
         self._env = env
         self._stack = stack
         self._usage = Usage()
@@ -111,7 +116,9 @@ class _Serving:
         self._replica: Replica | None = None
         self._directory: Directory | None = None
         self._found: Found | None = None
+        self._committed: Snapshot | None = None
         self._told_s = 0.0
+        self._told = 0
         self._filling: Filling | None = None
         self._leases: dict[int, kernel.Lease] = {}
         self._current: kernel.Lease | None = None
@@ -138,6 +145,9 @@ class _Serving:
             protocol.Status: self._status,
             protocol.Ingest: self._ingest,
             protocol.Checkout: self._checkout,
+            protocol.Join: self._join,
+            protocol.Follow: self._follow,
+            protocol.At: self._at,
         }
 
     def run(self) -> None:
@@ -249,7 +259,7 @@ class _Serving:
             volume.check_writable()
             reserve.keep(volume.path)
             self._filling = self._stack.enter_context(volume.filling())
-            self._check_quota(0)
+            self._check_quota()
             leased = self._grant()
         chunks, position = volume.descriptor.chunks, volume.position
         known = volume.at(hello.known_seq)
@@ -369,11 +379,10 @@ class _Serving:
         yield self._grant()
 
     def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
-        placed = self._receiving().literals(literals.body)
+        placed = self._place(literals.body)
         self._counts.add("received_literal_bytes", placed)
         self._counts.add("received_coded_bytes", memoryview(literals.body).nbytes)
         self._unsaved_bytes += placed
-        self._check_quota(placed)
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
             yield protocol.Ack(durable_bytes=self._durable_bytes)
@@ -407,6 +416,7 @@ class _Serving:
 
     def _commit(self, wanted: protocol.Commit) -> Iterator[protocol.Message]:
         volume, filling = self.volume, self._filling
+        self._committed = None
         incoming = self._receiving()
         assert filling is not None, "the protocol lets nobody commit who did not greet as a writer"
         root, root_digest = incoming.finish_tree()
@@ -444,6 +454,7 @@ class _Serving:
             raise
         self._counts.committed(self._env.monotonic_s() - began_s)
         self._unsaved_bytes = 0
+        self._committed = done.snapshot
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
         if lease.room < _ROOM_BYTES_MIN:
             leased = self._grant()
@@ -462,7 +473,7 @@ class _Serving:
 
     def _ingest(self, said: protocol.Ingest) -> Iterator[protocol.Message]:
         """What the directory holds becomes the next snapshot of its ref: from then on the volume has it."""
-        self._told_s = self._env.monotonic_s()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
@@ -471,19 +482,24 @@ class _Serving:
 
     def _checkout(self, said: protocol.Checkout) -> Iterator[protocol.Message]:
         """The directory is made to hold a snapshot; one that it was just found to hold is not looked for again."""
-        meant, self._told_s = self._meant(), self._env.monotonic_s()
+        meant = self._meant()
+        self._told_s, self._told = self._env.monotonic_s(), 0
         found, self._found = self._found, None
-        snapshot = self.volume.snapshot(said.id)
+        if said.id:
+            named = self.volume.snapshot(said.id)
+            snapshot, what = (None if named is None else named[0]), f"there is no snapshot {said.id[:6].hex()} here"
+        else:
+            snapshot, what = self._committed, "this session has committed nothing that could be checked out"
         if snapshot is None:
-            raise NotFoundError(f"there is no snapshot {said.id[:6].hex()} here", code="snapshot-not-found")
+            raise NotFoundError(what, code="snapshot-not-found")
         with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
-            if found is not None and found.is_as(snapshot[0], said, written_ns):
-                counted = snapshot[0].statistics
+            if found is not None and found.is_as(snapshot, said, written_ns):
+                counted = snapshot.statistics
                 done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
             else:
                 begin()
                 done = directory.check_out(
-                    self.volume, meant, snapshot[0], said, progress=self._tell, report=self._tell_changes
+                    self.volume, meant, snapshot, said, progress=self._tell, report=self._tell_changes
                 )
         yield replace(
             done,
@@ -500,8 +516,9 @@ class _Serving:
     def _tell(self, progress: Progress) -> None:
         """Let a peer that waits know now and then that we are at work; if it has gone, stop."""
         now_s = self._env.monotonic_s()
-        if now_s - self._told_s >= _TELL_S:
+        if now_s - self._told_s >= _TELL_S and self._told < protocol.PROGRESS_MAX:
             self._told_s = now_s
+            self._told += 1
             totals = progress.files_total, progress.bytes_total
             self._send(self._origin.say(protocol.Progress(progress.files, progress.bytes, *totals)))
 
@@ -509,6 +526,33 @@ class _Serving:
         """Tell them as they happen: nothing is kept of a million names."""
         for page in directory.pages(changes):
             self._send(self._origin.say(page))
+
+    # A copy that follows
+
+    def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
+        yield protocol.Joined(secret=self.volume.secret())
+
+    def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
+        """What came after a position; if that is nothing, wait for it."""
+        volume = self.volume
+        began_s = self._told_s = self._env.monotonic_s()
+        feed.check_position(volume, Position(said.seq, said.hash))
+        while said.waits and volume.position.seq == said.seq:
+            volume.rest()
+            try:
+                while volume.position.seq == said.seq:
+                    now_s = self._env.monotonic_s()
+                    self._tell(Progress(phase="waiting"))
+                    self._env.sleep(feed.period_s(now_s - began_s))
+            finally:
+                volume.renew()
+        yield from feed.feed(volume, said)
+
+    def _at(self, said: protocol.At) -> Iterator[protocol.Message]:
+        found = self.volume.journal_entry(said.seq)
+        if found is None:
+            raise NotFoundError(f"the journal has no entry {said.seq}")
+        yield protocol.Entry(address=found[1], data=found[0])
 
     # What the above needs
 
@@ -524,26 +568,25 @@ class _Serving:
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
         if self._leases:
-            self._check_quota(0)
+            self._check_quota()
         lease = self._filling.grant(None)
         self._current = lease
         self._leases[lease.segment] = lease
         return protocol.Leased(segment=lease.segment, head=lease.head)
 
-    def _check_quota(self, placed_bytes: int) -> None:
-        """UnavailableError when the volume takes more than its quota; what others store is seen with each lease."""
-        quota = self._access.quota_bytes
-        if quota is None:
-            return
-        self._used_bytes = self._used_bytes + placed_bytes if placed_bytes else self.volume.status().disk_bytes
-        if self._used_bytes > quota:
-            raise UnavailableError(
-                f"the volume's quota of {quota} bytes is exhausted: it takes {self._used_bytes}",
-                code="quota-exceeded",
-                hint="forget snapshots there and run `packetfs gc`, or let whoever runs the server raise its --quota",
-                quota_bytes=quota,
-                used_bytes=self._used_bytes,
-            )
+    def _check_quota(self) -> None:
+        """UnavailableError when the volume takes more than its quota; what other processes store is seen here only."""
+        limit = self._access.quota_bytes
+        if limit is not None:
+            self._quota = self._quota or quota_of(self.volume.id)
+            self._quota.measured(self.volume.status().disk_bytes, limit)
+
+    def _place(self, body: "Buffer") -> int:
+        """Put literals where they belong; how many bytes were new. Past the quota goes one body at the most."""
+        receiving, limit = self._receiving(), self._access.quota_bytes
+        if limit is None or self._quota is None:
+            return receiving.literals(body)
+        return self._quota.place(lambda: receiving.literals(body), limit)
 
     def _checkpoint(self) -> None:
         self._record()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import DamagedError, InvalidError, PacketFSError, RefusedError
-from packetfs.events import Change, Progress
+from packetfs.events import Change, Problem, Progress
 from packetfs.format.address import Extent
 from packetfs.format.descriptor import ChunkProfile
 from packetfs.format.entry import Position
@@ -238,6 +238,7 @@ class Session:
         labels: Labels = NO_LABELS,
         progress: Callable[[Progress], None] | None = None,
         report: Callable[[Sequence[Change]], None] | None = None,
+        then: Callable[[Sequence[Problem]], protocol.Message] | None = None,
     ) -> "Pushed":
         """Store sources, as far as selected, or a stream as the next snapshot of `ref`. See `transfer.push`."""
         from packetfs.sync import transfer
@@ -254,6 +255,7 @@ class Session:
             labels=labels,
             progress=progress,
             changes=report,
+            then=then,
         )
 
     def pull(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from packetfs import kernel
 from packetfs.errors import ConflictError, DamagedError, PacketFSError, RefusedError, UnavailableError
-from packetfs.events import Change, Progress
+from packetfs.events import Change, Problem, Progress
 from packetfs.format.address import OFFSET_BITS, Extent, segment_of
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
@@ -66,6 +66,8 @@ class Pushed:
 
     report: PushReport
     traffic: Traffic
+    then: int = 0
+    """The request that was said right after the commit, to be heard; 0: there was no commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,11 @@ def push(
     labels: Labels = NO_LABELS,
     progress: Watch | None = None,
     changes: Callable[[Sequence[Change]], None] | None = None,
+    then: Callable[[Sequence[Problem]], protocol.Message] | None = None,
 ) -> Pushed:
     """Store sources, as far as selected, or a stream as the next snapshot of `ref` at the origin.
+
+    What `then` makes of the sources' problems is asked right after the commit, without waiting for its answer.
 
     See `Volume.push`: it promises the same. If this raises, the ref is where it was; when the connection ends while one
     waits for the commit, it may have moved. What the origin has received until then stays there, so that running it
@@ -108,7 +113,7 @@ def push(
                 found: Ingest | StreamIngest = StreamIngest(session.replica, *what)
             else:
                 found = Ingest(session.replica, what, selection, checksum=checksum)
-            report, counts = _push_once(
+            report, counts, asked = _push_once(
                 session,
                 found,
                 ref,
@@ -120,6 +125,7 @@ def push(
                 labels=labels,
                 progress=progress,
                 changes=changes,
+                then=then,
             )
         except ConflictError as error:
             session.forget(ref)
@@ -139,7 +145,7 @@ def push(
             raise
         else:
             session.replica.evict()
-            return Pushed(report, meter.traffic(counts))
+            return Pushed(report, meter.traffic(counts), asked)
 
 
 def pull(
@@ -254,7 +260,8 @@ def _push_once(
     labels: Labels,
     progress: Watch | None,
     changes: Callable[[Sequence[Change]], None] | None,
-) -> tuple[PushReport, tuple[int, int, int, int]]:
+    then: Callable[[Sequence[Problem]], protocol.Message] | None,
+) -> tuple[PushReport, tuple[int, int, int, int], int]:
     """One try: against what `ref` is known to name."""
     env, replica = session.env, session.replica
     begun_s = env.monotonic_s()
@@ -290,7 +297,8 @@ def _push_once(
                     tags=labels.tags,
                     source_time_ns=labels.source_time_ns,
                 )
-                snapshot = sending.commit(ref, proposal, known, ingested.lease)
+                asked = then(problems_of(ingested)) if then is not None else None
+                snapshot = sending.commit(ref, proposal, known, ingested.lease, asked)
             elif not dry_run and not fresh:
                 _confirm(session, ref, known)
             counts = sending.counts()
@@ -314,7 +322,7 @@ def _push_once(
         excluded=ingested.excluded,
         seconds=env.monotonic_s() - begun_s,
     )
-    return report, counts
+    return report, counts, sending.then
 
 
 def _confirm(session: Session, ref: str, known: Snapshot | None) -> None:
@@ -342,6 +350,8 @@ class _Sending:
         self._given_up = False
         self.is_recorded = False
         """Whether what was committed is written down here."""
+        self.then = 0
+        """What was asked for right after the commit."""
         self.asks = asks(session.origin_bytes, session.replica.disk_bytes())
 
     def __enter__(self) -> Self:
@@ -401,8 +411,18 @@ class _Sending:
 
     # The end of a push
 
-    def commit(self, ref: str, proposal: Proposal, known: Snapshot | None, lease: kernel.Lease | None) -> Snapshot:
-        """Send the rest, have the origin commit it, and write down here what it has committed."""
+    def commit(
+        self,
+        ref: str,
+        proposal: Proposal,
+        known: Snapshot | None,
+        lease: kernel.Lease | None,
+        then: protocol.Message | None,
+    ) -> Snapshot:
+        """Send the rest, have the origin commit it, and write down here what it has committed.
+
+        `then` is asked for in the same packet. If the commit fails, so does that, and its answer is heard here.
+        """
         session, replica = self._session, self._session.replica
         if lease is not None:
             self._fill(lease)
@@ -415,14 +435,21 @@ class _Sending:
         self._link.say(protocol.Begin(base=known.id[:ID_BYTES] if known is not None else b""), more=True)
         while (body := self._outgoing.tree()) is not None:
             self._link.say(protocol.Tree(body), more=True)
-        request = self._link.say(_wanted(ref, proposal, known))
+        request = self._link.say(_wanted(ref, proposal, known), more=then is not None)
+        if then is not None:
+            self.then = self._link.say(then)
         # While the origin makes it durable, so do we; what is written down below must be on disk.
         durable: list[Durable] | None = None
         with suppress(UnavailableError):
             durable = [other.sync() for other in self._leases.values()]
-        committed = self._link.hear(request, protocol.Committed)
+        try:
+            committed = self._link.hear(request, protocol.Committed)
+        except PacketFSError:
+            self._hear_out()
+            raise
         snapshot = snapshot_of(proposal, committed.time_ns, replica.keys)
         if not snapshot.id.startswith(committed.id):
+            self._hear_out()
             raise DamagedError(
                 f"the origin committed another snapshot than {snapshot.short}, which was sent",
                 code="transfer-damaged",
@@ -434,6 +461,13 @@ class _Sending:
         session.done = protocol.Done(cpu_ms=committed.cpu_ms, anonymous_kib=committed.anonymous_kib)
         self.is_recorded = self._record(durable, committed, snapshot, ref)
         return snapshot
+
+    def _hear_out(self) -> None:
+        """Hear the answer to what followed a commit that is none, so that the session can go on."""
+        request, self.then = self.then, 0
+        with suppress(PacketFSError):
+            while request and isinstance(self._link.next(request), protocol.Progress | protocol.Changes):
+                pass
 
     def _record(
         self, durable: "list[Durable] | None", committed: protocol.Committed, snapshot: Snapshot, ref: str

@@ -6,13 +6,16 @@ What the operation is, and what it tells, is its owner's. Nothing here knows wha
 import errno
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from contextlib import AbstractContextManager, ExitStack
+from typing import Final, NoReturn, TypeVar
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import BusyError, ConflictError, PacketFSError, UnavailableError, UsageError, disk_error
 
-__all__ = ["delay_s", "follow", "watch"]
+__all__ = ["delay_s", "follow", "follow_with", "watch"]
+
+Opened = TypeVar("Opened")
 
 QUIET_S: Final = 0.003  # an editor writes, syncs and renames within less
 LIMIT_S: Final = 0.05  # what is written all the time is looked at as often
@@ -61,6 +64,36 @@ def follow(
                 failed(error, pause_s)
                 env.sleep(pause_s)
                 attempt += 1
+
+
+def follow_with(
+    opening: Callable[[], AbstractContextManager[Opened]],
+    operation: Callable[[Opened], None],
+    *,
+    directories: Sequence[bytes],
+    excluded: kernel.Patterns | None,
+    retry_s: float | None,
+    failed: Callable[[PacketFSError, float], None],
+    env: Env = SYSTEM,
+) -> NoReturn:
+    """Watch `directories` and `follow` with what `opening` gives: kept open from run to run, and opened anew after one
+    that failed.
+    """
+    changes = watch(directories, excluded)
+    kept: list[Opened] = []
+    with ExitStack() as stack:
+
+        def run() -> None:
+            try:
+                if not kept:
+                    kept.append(stack.enter_context(opening()))
+                operation(kept[0])
+            except BaseException:
+                kept.clear()
+                stack.close()
+                raise
+
+        follow(changes, run, directories=directories, retry_s=retry_s, failed=failed, env=env)
 
 
 def delay_s(attempt: int, dice: int) -> float:

@@ -16,7 +16,7 @@ from packetfs import kernel
 from packetfs.errors import ConflictError, PacketFSError, UnavailableError
 from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Body, Commit, Position
 from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
-from packetfs.volume import refs, removals, space
+from packetfs.volume import refs, removals, space, standing
 
 if TYPE_CHECKING:
     from packetfs.volume.keys import Keys
@@ -168,6 +168,7 @@ def _commit_together(first: _Wish, waiting: Sequence[_Wish]) -> None:
 def _enter_together(db: apsw.Connection, group: Sequence[_Wish]) -> list[tuple[_Wish, Committed]]:
     """Append the entries of those whose ref is where it was to the first one's lease, and move their refs."""
     first, keys = group[0], group[0].volume.keys
+    standing.check_origin(db)
     previous, previous_ns = refs.last_entry(db, keys)
     epoch = space.epoch(db, keys)
     done = []
@@ -212,6 +213,7 @@ def enter(
     with volume.filling() as filling:
         lease = filling.lease_for_entry(None)
         with volume.journal.writing() as db:
+            standing.check_origin(db)
             body = decide(db)
             previous, previous_ns = refs.last_entry(db, volume.keys)
             data, position = refs.append(

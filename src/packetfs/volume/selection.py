@@ -1,6 +1,7 @@
 """What a push stores of its sources, as a value. What it comes to, name by name, is decided in the kernel."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from packetfs import kernel
 from packetfs.errors import UsageError
 
-__all__ = ["ALL", "Pattern", "Selection", "leaves_out", "lines_of", "patterns_of"]
+__all__ = ["ALL", "Pattern", "Selection", "leaves_out", "lines_of", "only", "patterns_of"]
 
 
 class Pattern(NamedTuple):
@@ -80,6 +81,12 @@ def leaves_out(exclude: Sequence[str | bytes | Pattern], path: bytes) -> bool:
     return patterns is not None and any(
         patterns.excludes(b"/".join(parts[:count]), True) for count in range(1, len(parts) + 1)
     )
+
+
+def only(name: bytes) -> tuple[Pattern, Pattern]:
+    """The patterns that leave out everything but one name at the root."""
+    quoted = re.sub(rb"([\\*?\[ ])", rb"\\\1", name)
+    return Pattern("a single file", b"/*"), Pattern("a single file", b"!/" + quoted)
 
 
 def lines_of(content: bytes, place: str) -> list[Pattern]:
