@@ -216,6 +216,11 @@ class Lease:
         """Offset in the segment of the next byte to be appended."""
     def append_journal(self, data: bytes) -> int:
         """Append one chunk of kind journal; its address."""
+    def put_journal(self, offset: int, data: bytes) -> None:
+        """Put one chunk of kind journal where it is at the origin; one that is there already is left alone.
+
+        RefusedError if another chunk has bytes there.
+        """
     def flush(self) -> tuple[int, int, int]:
         """Put everything appended into the files, so that this process can read it once the answer is admitted.
 

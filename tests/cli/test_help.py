@@ -77,6 +77,7 @@ def test_words_are_completed(cli: Cli) -> None:
     assert cli(env=asked | {"COMP_WORDS": "packetfs p"}).lines == [
         "plain,push",
         "plain,pull",
+        "plain,promote",
         "plain,pair",
         "plain,peers",
     ]

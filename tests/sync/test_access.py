@@ -17,7 +17,19 @@ from packetfs.wire.frames import FrameType
 from tests.wire.talk import SAMPLES
 
 DEVICE = bytes(range(32))
-READS = {"HELLO", "PAIR", "CHECK", "RESOLVE", "ASK", "WANT", "FETCH", "REFS", "LOG", "STATUS"}
+READS = {
+    "HELLO",
+    "PAIR",
+    "CHECK",
+    "RESOLVE",
+    "ASK",
+    "WANT",
+    "FETCH",
+    "REFS",
+    "LOG",
+    "STATUS",
+    "FENCE",
+}  # FENCE proves itself
 WRITES = {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT"}
 FROM_CLIENT = [kind for kind in FrameType if kind < FrameType.WELCOME and kind is not FrameType.BYE]
 

@@ -10,7 +10,10 @@ from packetfs.wire.frames import HEADER_BYTES, Buffers, Decoder, Frame, FrameTyp
 from packetfs.wire.protocol import (
     PROTOCOL,
     Ack,
+    Adopt,
+    Adopted,
     Ask,
+    At,
     Begin,
     Bye,
     Changed,
@@ -22,11 +25,18 @@ from packetfs.wire.protocol import (
     Commit,
     Committed,
     Done,
+    Entry,
     Failure,
+    Fence,
+    Fenced,
     Fetch,
+    Follow,
+    Followed,
     Hello,
     Ingest,
     Ingested,
+    Join,
+    Joined,
     Known,
     Lease,
     Leased,
@@ -88,6 +98,9 @@ CHANGES = Changes(
     [Changed(b"a/b", "replaced", "file", 4096, ">f.st......"), Changed(b"c", "deleted", "file", 0, "*deleting  ")]
 )
 CHECKED_OUT = CheckedOut(0, 1, 0, 1, 40, missed=[Missed(b"a/b", "owner-not-set")], owner_not_set=1, written_bytes=4096)
+FOLLOW = Follow(7, HASH, waits=True, arrived=(9).to_bytes(8, "little"), proof=b"entry and MAC")
+ENTRY = Entry((1 << 26) + 8192, b"entry", carries=True, base=7)
+FOLLOWED = Followed(9, NEW_ID, bytes=4096, oldest_ns=TIME_NS, now_ns=TIME_NS + 1000)
 COMMITTED = Committed(8, TIME_NS, HASH[:8], NEW_ID[:16], leased_segment=5, leased_head=8192)
 
 SAMPLES: dict[FrameType, Message] = {
@@ -126,6 +139,16 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.CHECKED_OUT: CHECKED_OUT,
     FrameType.PROGRESS: Progress(7, 1 << 20, files_total=40),
     FrameType.PAIRED: Paired("nas", "laptop", "write", "photos"),
+    FrameType.JOIN: Join(),
+    FrameType.FOLLOW: FOLLOW,
+    FrameType.AT: At(7),
+    FrameType.FENCE: Fence(b"entry and MAC", "pfs://nas/photos"),
+    FrameType.ADOPT: Adopt(),
+    FrameType.JOINED: Joined(bytes(range(32))),
+    FrameType.ENTRY: ENTRY,
+    FrameType.FOLLOWED: FOLLOWED,
+    FrameType.FENCED: Fenced(5),
+    FrameType.ADOPTED: Adopted(),
 }
 
 
@@ -205,6 +228,28 @@ def session_sync() -> list[bytes]:
     talk.ask(talk.client.say(CHECKOUT))
     talk.answer(talk.origin.say(CHANGES))
     talk.answer(talk.origin.say(CHECKED_OUT))
+    talk.ask(talk.client.say(Bye()))
+    return talk.said
+
+
+def session_follow() -> list[bytes]:
+    """A full replica is made, and follows."""
+    talk = Talk()
+    talk.ask(talk.client.say(msgspec.structs.replace(HELLO, ref="", known=b"", known_seq=0, known_hash=b"")))
+    talk.answer(talk.origin.say(msgspec.structs.replace(WELCOME, state=None)))
+    talk.ask(talk.client.say(Join()))
+    talk.answer(talk.origin.say(SAMPLES[FrameType.JOINED]))
+    talk.ask(talk.client.say(At(7)))
+    talk.answer(talk.origin.say(ENTRY))
+    talk.ask(talk.client.say(FOLLOW))
+    talk.answer(talk.origin.say(Progress(0, 0)))
+    talk.answer(talk.origin.say(ENTRY))
+    talk.answer(talk.origin.say(Literals(b"literals")))
+    talk.answer(talk.origin.say(Tree(b"tree")))
+    talk.answer(talk.origin.say(msgspec.structs.replace(ENTRY, carries=False, base=0, ends=False)))
+    talk.answer(talk.origin.say(FOLLOWED))
+    talk.ask(talk.client.say(SAMPLES[FrameType.FENCE]))
+    talk.answer(talk.origin.say(Fenced(5)))
     talk.ask(talk.client.say(Bye()))
     return talk.said
 

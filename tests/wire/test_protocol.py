@@ -40,6 +40,7 @@ from tests.wire.talk import (
     Talk,
     explained,
     frame_of,
+    session_follow,
     session_noop,
     session_push_small,
     session_sync,
@@ -47,15 +48,17 @@ from tests.wire.talk import (
 
 ROOT = Path(__file__).parents[2]
 WRITE_HELLO = msgspec.structs.replace(HELLO, intent="write")
-REQUESTS = {kind for kind in FrameType if kind < FrameType.LITERALS and kind is not FrameType.BYE}
+UNANSWERED = {FrameType.BYE, FrameType.LITERALS, FrameType.TREE, FrameType.BEGIN}
+REQUESTS = {kind for kind in FrameType if kind < FrameType.WELCOME} - UNANSWERED
 NUMBERED = REQUESTS  # what bears a number when a client says it
+COPYING = {"JOIN", "FOLLOW", "AT", "FENCE", "ADOPT"}
 READING = {"CHECK", "RESOLVE", "ASK", "WANT", "FETCH", "REFS", "LOG", "STATUS", "BYE"}
 # The protocol once more, as docs/design/wire-protocol.md tells it: what a client that writes may say.
 CLIENT_MAY_SAY = {
     Phase.NEW: {"HELLO", "PAIR"},
     Phase.PAIRING: {"BYE"},
     Phase.GREETING: READING | {"INGEST"},
-    Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"},
+    Phase.READY: READING | {"LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"} | COPYING,
     Phase.SENDING: {"ASK", "CHECK", "LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "BYE"},
     Phase.WAITING: {"CHECKOUT", "BYE"},
     Phase.CLOSED: set[str](),
@@ -76,6 +79,11 @@ ORIGIN_MAY_SAY = {
     "STATUS": {"STATUS_REPLY"},
     "INGEST": {"PROGRESS", "INGESTED"},
     "CHECKOUT": {"PROGRESS", "CHANGES", "CHECKED_OUT"},
+    "JOIN": {"JOINED"},
+    "FOLLOW": {"ENTRY", "LITERALS", "TREE", "PROGRESS", "FOLLOWED"},
+    "AT": {"ENTRY"},
+    "FENCE": {"FENCED"},
+    "ADOPT": {"ADOPTED"},
 }
 
 
@@ -136,7 +144,7 @@ def test_an_origin_hears_what_may_be_said_and_refuses_everything_else(phase: Pha
         assert talk.origin.phase is Phase.CLOSED
 
 
-@pytest.mark.parametrize("kind", ["LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT"])
+@pytest.mark.parametrize("kind", ["LEASE", "LITERALS", "BEGIN", "TREE", "COMMIT", "INGEST", "CHECKOUT", "ADOPT"])
 def test_who_came_to_read_does_not_write(kind: str) -> None:
     talk = talk_in(Phase.READY, "read")
 
@@ -443,6 +451,14 @@ def test_a_welcome_of_another_protocol_is_refused() -> None:
         (FrameType.CHANGES, [[[b"x", "created", "file", 1, "f" * 17]]]),
         (FrameType.CHANGES, [[[b"x", "created", "file", 1, ">f\n"]]]),
         (FrameType.CHANGES, [[[b"", "created", "file", 1, ""]] * (protocol.CHANGES_MAX + 1)]),
+        (FrameType.FOLLOW, [1, b"short"]),
+        (FrameType.FOLLOW, [1, bytes(32), True, bytes(7)]),
+        (FrameType.FOLLOW, [1, bytes(32), True, bytes(8 * (protocol.ARRIVED_MAX + 1))]),
+        (FrameType.FOLLOW, [1, bytes(32), True, b"", bytes((64 << 10) + 1)]),
+        (FrameType.ENTRY, [-1, b""]),
+        (FrameType.ENTRY, [1, bytes((64 << 10) + 1)]),
+        (FrameType.JOINED, [bytes(31)]),
+        (FrameType.FOLLOWED, [1, b"short"]),
         (FrameType.FAILURE, ["X", "y", "z", "", {"deep": [[[[1]]]]}]),
         (FrameType.STATUS_REPLY, [{str(number): 1 for number in range(65)}]),
     ],
@@ -496,6 +512,7 @@ def test_an_unchanged_volume_costs_94_bytes_and_one_round_trip() -> None:
         ("session-noop-v1.bin", session_noop()),
         ("session-push-small-v1.bin", session_push_small()),
         ("session-sync-v1.bin", session_sync()),
+        ("session-follow-v1.bin", session_follow()),
     ],
 )
 def test_sessions_are_those_of_the_golden_files(name: str, said: list[bytes]) -> None:

@@ -385,6 +385,13 @@ impl Lease {
         self.append(bytes, &[(length, kind, digest)])
     }
 
+    /// Puts one chunk of `kind` at `offset`; see [`Lease::put`].
+    pub fn put_chunk(&mut self, offset: u32, bytes: &[u8], kind: Kind) -> Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(|_| Error::Invalid("a chunk is longer than 4 GiB".into()))?;
+        let digest = digest(&self.space.keys().digest, bytes);
+        self.put(offset, bytes, &[(length, kind, digest)])
+    }
+
     /// Makes everything appended so far durable and says what the journal may now record.
     ///
     /// After an error it is unknown what is on disk: the lease refuses everything from then on, and the segment is

@@ -334,6 +334,11 @@ impl Lease {
         py.detach(|| locked(&handle).append_chunk(data, Kind::Journal)).map_err(|error| raised(py, error))
     }
 
+    fn put_journal(&self, py: Python<'_>, offset: u32, data: &[u8]) -> PyResult<()> {
+        let handle = self.engine()?;
+        py.detach(|| locked(&handle).put_chunk(offset, data, Kind::Journal)).map_err(|error| raised(py, error))
+    }
+
     #[getter]
     fn head(&self, py: Python<'_>) -> PyResult<u32> {
         let handle = self.engine()?;

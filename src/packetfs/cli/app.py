@@ -32,6 +32,8 @@ COMMANDS: Final = {
     "refs": ("refs", "List the refs of a volume."),
     "status": ("status", "Tell how large a volume is and where its journal stands."),
     "clone": ("clone", "Make a replica of another machine's volume in DIR, or bring it up to date."),
+    "replicate": ("replicate", "Make DIR a full replica of another machine's volume, and keep it up to date."),
+    "promote": ("promote", "Make a full replica the origin of its volume."),
     "forget": ("forget", "Stop keeping old snapshots of a ref."),
     "rm": ("rm", "Remove refs with all of their snapshots."),
     "gc": ("gc", "Give back the space that no snapshot needs."),

@@ -115,6 +115,43 @@ class Synced(Line, frozen=True, tag="sync", kw_only=True):
     seconds: float
 
 
+class Replicating(Line, frozen=True, tag="replicate", kw_only=True):
+    """A full replica is in touch with its origin. `created`: it was made just now."""
+
+    replica: str
+    origin: str
+    volume_id: str
+    created: bool
+
+
+class Followed(Line, frozen=True, tag="followed", kw_only=True):
+    """Where a full replica is, durable, and how far its origin was ahead at its last word.
+
+    `entries` were entered since the line before; the last of them was durable here `took_s` after its commit there.
+    `lag_bytes` is content of commits that are missing, `lag_s` how long ago the oldest of them was.
+    """
+
+    replica: str
+    position_seq: int
+    position_hash: str
+    entries: int
+    lag_bytes: int
+    lag_s: float
+    took_s: float
+
+
+class Promoted(Line, frozen=True, tag="promote", kw_only=True):
+    """A full replica is the origin of its volume, whose history goes on from the position `continued`."""
+
+    volume: str
+    epoch: int
+    position_seq: int
+    position_hash: str
+    continued_seq: int
+    continued_hash: str
+    old_origin: str
+
+
 class Cloned(Line, frozen=True, tag="clone", kw_only=True):
     """A replica was made or brought up to date. `whole` is whether it holds everything and can be read by itself."""
 
@@ -236,7 +273,11 @@ class FoundAll(Line, frozen=True, tag="find", kw_only=True):
 
 
 class StatusLine(Line, frozen=True, tag="status", kw_only=True):
-    """How large a volume is and where its journal stands."""
+    """How large a volume is and where its journal stands.
+
+    `role` is "origin", "replica" (of `origin`) or "fenced" (by an epoch that began elsewhere). `lag_bytes`
+    and `lag_s` are how far a replica was behind when it last `heard` of its origin.
+    """
 
     volume: str
     volume_id: str
@@ -255,6 +296,12 @@ class StatusLine(Line, frozen=True, tag="status", kw_only=True):
     segments: int
     open_segments: int
     reclaimed_bytes: int
+    role: str = "origin"
+    origin: str = ""
+    lag_bytes: int = 0
+    lag_s: float = 0.0
+    heard: str = ""
+    fenced_by_epoch: int | None = None
 
 
 class Verdict(Line, frozen=True, tag="verdict", kw_only=True):

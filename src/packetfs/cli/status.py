@@ -1,14 +1,20 @@
 """`packetfs status`: how large a volume is and where its journal stands."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from packetfs.cli import lines
 from packetfs.cli.app import command, paths, remote_options
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown
-from packetfs.cli.quantities import amount, bytes_text, time_json, time_text
+from packetfs.cli.quantities import amount, bytes_text, duration, time_json, time_text
 from packetfs.errors import UsageError
+from packetfs.volume import Volume
 from packetfs.volume.replica import Replica
+
+if TYPE_CHECKING:
+    from packetfs.volume.standing import Standing
 
 
 @command(
@@ -35,6 +41,7 @@ def status(invocation: Invocation, volume: str | None) -> None:
                 hint=f"packetfs status {opened.identity.origin}",
             )
         found = opened.status()
+        here = opened.standing if isinstance(opened, Volume) else None
     line = lines.StatusLine(
         volume=found.path,
         volume_id=found.volume_id,
@@ -53,6 +60,12 @@ def status(invocation: Invocation, volume: str | None) -> None:
         segments=found.segments,
         open_segments=found.open_segments,
         reclaimed_bytes=found.reclaimed_bytes,
+        role=here.role if here is not None else "origin",
+        origin=here.origin if here is not None else "",
+        lag_bytes=here.bytes if here is not None else 0,
+        lag_s=here.lag_s if here is not None else 0.0,
+        heard=time_json(here.heard_ns) if here is not None and here.heard_ns else "",
+        fenced_by_epoch=here.epoch if here is not None and here.role == "fenced" else None,
     )
     rows = [
         ("volume", f"{shown(found.path)} ({found.volume_id})"),
@@ -64,6 +77,18 @@ def status(invocation: Invocation, volume: str | None) -> None:
         ("stored", f"{bytes_text(found.stored_bytes)} in {amount(found.segments, 'segment')}"),
         ("on disk", bytes_text(found.disk_bytes)),
     ]
+    if here is not None:
+        rows.append(("role", _role(here)))
     if found.reclaimed_bytes:
         rows.append(("reclaimed", bytes_text(found.reclaimed_bytes)))
     invocation.output.data(line, "\n".join(f"{name:<10} {value}" for name, value in rows))
+
+
+def _role(here: "Standing") -> str:
+    if here.role == "fenced":
+        return f"fenced: epoch {here.epoch} began elsewhere, and this copy is not written to"
+    text = f"full replica of {shown(here.origin)}"
+    if not here.heard_ns:
+        return f"{text}, which it has not followed yet"
+    behind = f"{bytes_text(here.bytes)} and {duration(here.lag_s)} behind" if here.time_ns else "up to date"
+    return f"{text}, {behind} at {time_text(here.heard_ns)}"

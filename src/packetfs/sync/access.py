@@ -32,11 +32,23 @@ _ASKED_BY_READERS: Final = (
     protocol.Refs,
     protocol.Log,
     protocol.Status,
+    protocol.Fence,  # it proves itself
 )
+# What a full replica asks for, which gets all keys.
+_ASKED_BY_COPIES: Final = (protocol.Join, protocol.Follow, protocol.At, protocol.Adopt)
 _ASKED_BY_WRITERS: Final = (protocol.Lease, protocol.Literals, protocol.Begin, protocol.Tree, protocol.Commit)
 _ASKED_OF_DIRECTORIES: Final = (protocol.Ingest, protocol.Checkout)
 # What the audit log has lines for.
-_TOLD: Final = (protocol.Hello, protocol.Commit, protocol.Want, protocol.Pair, *_ASKED_OF_DIRECTORIES)
+_TOLD: Final = (
+    protocol.Hello,
+    protocol.Commit,
+    protocol.Want,
+    protocol.Pair,
+    protocol.Join,
+    protocol.Fence,
+    protocol.Adopt,
+    *_ASKED_OF_DIRECTORIES,
+)
 _REACHED_BY: Final = re.compile(r"/proc/self/fd/[0-9]+")
 
 
@@ -169,6 +181,16 @@ class AsPeer:
         if isinstance(message, protocol.Hello):
             if export_of(message.volume) is None:
                 trust.check_volume(message.volume)
+            return
+        if isinstance(message, _ASKED_BY_COPIES) and self._directory is None:
+            if not trust.includes(self._role_now(self._volume or "", is_public=False), "admin"):
+                raise RefusedError(
+                    f"this machine may not have a full replica of {self._volume!r}, which has all keys of the volume",
+                    code="role-too-low",
+                    hint="ask who runs the server for a token with the role `admin`, and give that to `packetfs pair`",
+                    volume=self._volume or "",
+                    needed="admin",
+                )
             return
         is_about_directory = self._directory is not None
         if isinstance(message, _ASKED_BY_READERS) or (is_about_directory and isinstance(message, protocol.Ingest)):

@@ -16,7 +16,7 @@ from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Ssh, Transport
 
-__all__ = ["PATIENCE_S", "connect", "far_source", "over"]
+__all__ = ["PATIENCE_S", "connect", "far_source", "over", "reach"]
 
 _CACHE_BYTES_MIN: Final = 256 << 20
 _CACHE_SHARE: Final = 10  # of the free disk: a tenth is not missed
@@ -58,13 +58,8 @@ def connect(
         origin, whole = _origin_of(replica, lock_wait_s, env)
         location = parse_location(origin)
     assert location.endpoint is not None, "a replica's origin is on another machine"
-    transport = _transport(location.endpoint, ssh, remote_packetfs, env)
-    if rate_bytes_s is not None:
-        from packetfs.wire.pace import Paced
-
-        transport = Paced(transport, rate_bytes_s, env=env)
     return over(
-        transport,
+        _paced(_transport(location.endpoint, ssh, remote_packetfs, env), rate_bytes_s, env),
         location,
         ref=ref,
         wants=wants,
@@ -81,10 +76,18 @@ def connect(
     )
 
 
+def reach(
+    location: Location, *, ssh: str, remote_packetfs: str, rate_bytes_s: int | None = None, env: Env = SYSTEM
+) -> Connection:
+    """A connection to the machine that `location` is on; nothing has been said."""
+    assert location.endpoint is not None, "what is on this machine is opened here"
+    transport = _paced(_transport(location.endpoint, ssh, remote_packetfs, env), rate_bytes_s, env)
+    return Connection(transport, patience_s=PATIENCE_S)
+
+
 def far_source(location: Location, *, ssh: str, remote_packetfs: str) -> FarSource:
     """What is at `location` on another machine, as the copy that a repair takes from; nothing is kept of it here."""
-    assert location.endpoint is not None, "a copy on this machine is opened here"
-    connection = Connection(_transport(location.endpoint, ssh, remote_packetfs, SYSTEM), patience_s=PATIENCE_S)
+    connection = reach(location, ssh=ssh, remote_packetfs=remote_packetfs)
     try:
         return FarSource(connection, location.volume)
     except BaseException:
@@ -163,6 +166,14 @@ def _transport(endpoint: Endpoint, ssh: str, remote_packetfs: str, env: Env) -> 
 
         return reach(endpoint, env=env)
     return Ssh(endpoint, ssh_command=shlex.split(ssh), remote_packetfs=remote_packetfs)
+
+
+def _paced(transport: Transport, rate_bytes_s: int | None, env: Env) -> Transport:
+    if rate_bytes_s is None:
+        return transport
+    from packetfs.wire.pace import Paced
+
+    return Paced(transport, rate_bytes_s, env=env)
 
 
 def _origin_of(replica: str, lock_wait_s: float, env: Env) -> tuple[str, bool]:

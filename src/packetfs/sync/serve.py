@@ -30,11 +30,12 @@ from packetfs.errors import (
 )
 from packetfs.events import Change, Progress
 from packetfs.format.address import Extent, segment_of
+from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
 from packetfs.format.when import parse_when
 from packetfs.release import VERSION
-from packetfs.sync import directory
+from packetfs.sync import directory, feed
 from packetfs.sync.access import AS_USER, Access
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
@@ -125,6 +126,9 @@ class _Serving:
             protocol.Status: self._status,
             protocol.Ingest: self._ingest,
             protocol.Checkout: self._checkout,
+            protocol.Join: self._join,
+            protocol.Follow: self._follow,
+            protocol.At: self._at,
         }
 
     def run(self) -> None:
@@ -493,6 +497,33 @@ class _Serving:
         """Tell them as they happen: nothing is kept of a million names."""
         for page in directory.pages(changes):
             self._send(self._origin.say(page))
+
+    # A copy that follows
+
+    def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
+        yield protocol.Joined(secret=self.volume.secret())
+
+    def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
+        """What came after a position; if that is nothing, wait for it."""
+        volume = self.volume
+        began_s = self._told_s = self._env.monotonic_s()
+        feed.check_position(volume, Position(said.seq, said.hash))
+        while said.waits and volume.position.seq == said.seq:
+            volume.rest()
+            try:
+                while volume.position.seq == said.seq:
+                    now_s = self._env.monotonic_s()
+                    self._tell(Progress(phase="waiting"))
+                    self._env.sleep(feed.period_s(now_s - began_s))
+            finally:
+                volume.renew()
+        yield from feed.feed(volume, said)
+
+    def _at(self, said: protocol.At) -> Iterator[protocol.Message]:
+        found = self.volume.journal_entry(said.seq)
+        if found is None:
+            raise NotFoundError(f"the journal has no entry {said.seq}")
+        yield protocol.Entry(address=found[1], data=found[0])
 
     # What the above needs
 

@@ -15,7 +15,7 @@ from packetfs import kernel
 from packetfs.errors import ConflictError
 from packetfs.format.entry import Body, Commit, Position
 from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
-from packetfs.volume import refs, removals, space
+from packetfs.volume import refs, removals, space, standing
 
 if TYPE_CHECKING:
     from packetfs.volume.keys import Keys
@@ -105,6 +105,7 @@ def commit(
         filling.sync(lease)
     try:
         with volume.journal.writing() as db:
+            standing.check_origin(db)
             refs.check_unmoved(db, ref, proposal.parent)
             removals.check_round(db, volume.round)
             previous, previous_ns = refs.last_entry(db, volume.keys)
@@ -136,6 +137,7 @@ def enter(
     with volume.filling() as filling:
         lease = filling.lease_for_entry(None)
         with volume.journal.writing() as db:
+            standing.check_origin(db)
             body = decide(db)
             previous, previous_ns = refs.last_entry(db, volume.keys)
             data, position = refs.append(

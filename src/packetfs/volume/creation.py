@@ -12,16 +12,21 @@ from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError, disk_error
 from packetfs.format.descriptor import Descriptor, encode_descriptor
-from packetfs.volume import files, reserve
-from packetfs.volume.journal import create_journal
+from packetfs.volume import files, reserve, standing
+from packetfs.volume.journal import Journal, create_journal
 from packetfs.volume.keys import Keys
+from packetfs.volume.standing import Standing
 
-__all__ = ["create", "is_volume"]
+__all__ = ["REPLICA_MARK", "create", "create_replica", "is_volume"]
 
+REPLICA_MARK: Final = "replica"
+"""A file that a full replica has, so that `rebuild` knows it without its journal."""
 _FIRST_EPOCH: Final = 0
 _SECRET_BYTES: Final = 32
 _STAGING_BYTES: Final = 6  # random ones, in the name of a directory in which a volume is made
-_MADE: Final = re.compile(r"segments|index|cache|reserve(\.new)?|secret|volume\.toml|journal\.db(-wal|-shm|-journal)?")
+_MADE: Final = re.compile(
+    r"segments|index|cache|reserve(\.new)?|secret|replica|volume\.toml|journal\.db(-wal|-shm|-journal)?"
+)
 
 
 def is_volume(path: str) -> bool:
@@ -34,6 +39,17 @@ def create(path: str, env: Env) -> None:
 
     Killed before the end it leaves nothing at `path`; what it leaves beside it is removed by the next `create` there.
     """
+    secret = env.random_bytes(_SECRET_BYTES)
+    described = Descriptor(volume_id=env.random_bytes(16), secret_id=Keys.secret_id(secret), created_ns=env.now_ns())
+    _create(path, secret, described, None, env)
+
+
+def create_replica(path: str, secret: bytes, described: Descriptor, replica: Standing, env: Env) -> None:
+    """Make an empty full replica of another machine's volume at `path`, in the same way."""
+    _create(path, secret, described, replica, env)
+
+
+def _create(path: str, secret: bytes, described: Descriptor, replica: Standing | None, env: Env) -> None:
     parent, name = os.path.split(os.path.abspath(path))
     if not os.path.isdir(parent):
         raise NotFoundError(
@@ -50,7 +66,7 @@ def create(path: str, env: Env) -> None:
     except OSError as error:
         raise disk_error("create", path, error.errno or 0) from None
     try:
-        _fill(staging, env)
+        _fill(staging, secret, described, replica, env)
         files.sync_directory(staging)
         _rename(staging, path)
         files.sync_directory(parent)
@@ -89,16 +105,23 @@ def _make_staging(prefix: str, env: Env) -> tuple[str, int]:
             os.close(handle)  # another `create` was quicker to lock it, and took it for abandoned
 
 
-def _fill(staging: str, env: Env) -> None:
+def _fill(staging: str, secret: bytes, described: Descriptor, replica: Standing | None, env: Env) -> None:
     """Everything that a volume has from the beginning."""
-    secret, volume_id = env.random_bytes(_SECRET_BYTES), env.random_bytes(16)
     for name in ("segments", "index", "cache"):
         files.make_directory(os.path.join(staging, name))
-    check = Keys(secret, volume_id).row_check(_FIRST_EPOCH, 0)
-    create_journal(os.path.join(staging, "journal.db"), epoch=_FIRST_EPOCH, row_check=check)
+    check = Keys(secret, described.volume_id).row_check(_FIRST_EPOCH, 0)
+    place = os.path.join(staging, "journal.db")
+    create_journal(place, epoch=_FIRST_EPOCH, row_check=check)
+    if replica is not None:
+        files.write_new(os.path.join(staging, REPLICA_MARK), b"")
+        journal = Journal(place, lock_wait_s=0, env=env)
+        try:
+            with journal.writing() as db:
+                standing.enter(db, replica)
+        finally:
+            journal.close()
     files.write_new(os.path.join(staging, "secret"), secret)
     reserve.keep(staging)
-    described = Descriptor(volume_id=volume_id, secret_id=Keys.secret_id(secret), created_ns=env.now_ns())
     files.write_new(os.path.join(staging, "volume.toml"), encode_descriptor(described), 0o644)
 
 

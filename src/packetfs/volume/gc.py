@@ -22,7 +22,7 @@ from packetfs.volume.removals import Ranges
 if TYPE_CHECKING:
     from packetfs.volume.volume import Volume
 
-__all__ = ["GRACE_S", "WAIT_S", "Collected", "collect"]
+__all__ = ["GRACE_S", "WAIT_S", "Collected", "collect", "punch"]
 
 GRACE_S: Final = 3600.0  # a push that was killed is run again by then, and finds what it had stored
 WAIT_S: Final = 60.0
@@ -72,7 +72,7 @@ def collect(
         return Collected(count, mark.reached_bytes, _bytes(found), young_bytes, 0, _count(found), dry_run=True)
     volume.check_writable()
     with volume.in_turn(), pins.collecting(volume.gate), reserve.spent(volume.path):
-        total = Collected(0, 0, 0, 0, _punch(volume, progress), 0, dry_run=False)
+        total = Collected(0, 0, 0, 0, punch(volume, progress), 0, dry_run=False)
         with volume.journal.reading() as db:
             is_begun = bool(removals.condemned(db))
         if is_begun:
@@ -142,7 +142,7 @@ def _finish(
     with volume.journal.writing() as db:
         removals.spare(db)
     volume.renew()
-    freed_bytes = _punch(volume, progress)
+    freed_bytes = punch(volume, progress)
     return Collected(count, mark.reached_bytes, _bytes(rows), 0, freed_bytes, _count(rows), dry_run=False)
 
 
@@ -216,7 +216,7 @@ def _wait(volume: "Volume", number: int, wait_s: float) -> None:
         env.sleep(_LOOK_S)
 
 
-def _punch(volume: "Volume", progress: Callable[[Progress], None] | None) -> int:
+def punch(volume: "Volume", progress: Callable[[Progress], None] | None = None) -> int:
     """Give back the blocks of what is reclaimed; bytes that this freed. What was begun is done again."""
     with volume.journal.reading() as db:
         segments = removals.punching(db)

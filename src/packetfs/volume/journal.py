@@ -30,15 +30,19 @@ __all__ = [
     "Journal",
     "alone",
     "create_journal",
+    "drop_standing",
     "has_removals",
+    "has_standing",
     "of_the_disk",
     "prepare_removals",
+    "prepare_standing",
     "select",
 ]
 
 _APPLICATION_ID: Final = int.from_bytes(b"PFSJ", "big")
 _VERSION: Final = 1
 _VERSION_REMOVALS: Final = 2  # the same, and the tables of `_REMOVALS`: who does not know them must not write
+_VERSION_STANDING: Final = 3  # the same, and those of `_STANDING`: this copy of the volume is not its origin
 
 # States of a segment.
 OPEN: Final = 0  # in the pool: it may be leased and filled further
@@ -143,6 +147,28 @@ CREATE TABLE rounds (
 INSERT INTO rounds VALUES (0, 0, 0);
 """
 
+# Made when this copy of the volume is to follow another one, or may not be written to any more; `standing.py`.
+_STANDING: Final = """
+-- One row.
+CREATE TABLE standing (
+    role     TEXT NOT NULL,
+    origin   TEXT NOT NULL,
+    number   INTEGER NOT NULL,
+    epoch    INTEGER NOT NULL,
+    seq      INTEGER NOT NULL,
+    time_ns  INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL,
+    heard_ns INTEGER NOT NULL
+) STRICT;
+
+-- Commits after the position whose snapshots are here whole already.
+CREATE TABLE arrived (
+    seq          INTEGER PRIMARY KEY,
+    root         BLOB NOT NULL,
+    root_digest  BLOB NOT NULL
+) STRICT;
+"""
+
 _WAIT_MIN_S: Final = 0.001
 _WAIT_MAX_S: Final = 0.025  # a commit lasts milliseconds: looking more rarely would let others overtake us for ever
 
@@ -174,7 +200,7 @@ def create_journal(path: str, *, epoch: int, row_check: bytes) -> None:
 
 def has_removals(db: apsw.Connection) -> bool:
     """Whether anything was ever removed from this volume: then the tables that say what are there."""
-    return bool(db.execute("PRAGMA user_version").get == _VERSION_REMOVALS)
+    return bool(db.execute("PRAGMA user_version").get >= _VERSION_REMOVALS)
 
 
 def prepare_removals(db: apsw.Connection) -> None:
@@ -182,6 +208,26 @@ def prepare_removals(db: apsw.Connection) -> None:
     if not has_removals(db):
         db.execute(_REMOVALS)
         db.execute(f"PRAGMA user_version = {_VERSION_REMOVALS}")
+
+
+def has_standing(db: apsw.Connection) -> bool:
+    """Whether this copy of the volume is not simply its origin."""
+    return bool(db.execute("PRAGMA user_version").get == _VERSION_STANDING)
+
+
+def prepare_standing(db: apsw.Connection) -> None:
+    """Make the tables that say what it is, if they are not there. A version that does not know them opens nothing."""
+    if not has_standing(db):
+        prepare_removals(db)
+        db.execute(_STANDING)
+        db.execute(f"PRAGMA user_version = {_VERSION_STANDING}")
+
+
+def drop_standing(db: apsw.Connection) -> None:
+    """Be simply the origin from now on."""
+    db.execute("DROP TABLE standing")
+    db.execute("DROP TABLE arrived")
+    db.execute(f"PRAGMA user_version = {_VERSION_REMOVALS}")
 
 
 def select(
@@ -295,9 +341,9 @@ class Journal:
         if db.execute("PRAGMA application_id").get != _APPLICATION_ID:
             raise _damaged(self.path, "it is not a journal of PacketFS, or empty")
         version = db.execute("PRAGMA user_version").get
-        if version not in (_VERSION, _VERSION_REMOVALS):
+        if version not in (_VERSION, _VERSION_REMOVALS, _VERSION_STANDING):
             raise RefusedError(
-                f"{self.path!r} has version {version}; this version of PacketFS knows {_VERSION_REMOVALS}",
+                f"{self.path!r} has version {version}; this version of PacketFS knows {_VERSION_STANDING}",
                 code="format-unknown",
                 hint="upgrade packetfs",
                 path=self.path,

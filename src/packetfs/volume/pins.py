@@ -16,11 +16,12 @@ from typing import Final, Literal
 
 from packetfs.errors import BusyError, disk_error
 
-__all__ = ["Pin", "collecting", "holders", "is_pinned"]
+__all__ = ["Pin", "collecting", "following", "holders", "is_pinned"]
 
 _LOCK: Final = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
 _ROUND_MAX: Final = (1 << 61) - 1
 _COLLECTING: Final = 1 << 61  # the byte that whoever reclaims holds alone
+_FOLLOWING: Final = _COLLECTING + 1  # and whoever changes a copy that follows its origin
 
 
 class Pin:
@@ -62,6 +63,19 @@ def collecting(path: str) -> Iterator[None]:
         except BlockingIOError:
             raise BusyError(
                 "another process reclaims space of this volume", hint="wait until it has ended", path=path
+            ) from None
+        yield
+
+
+@contextmanager
+def following(path: str) -> Iterator[None]:
+    """Within the block nobody else brings this copy up to date, or makes it the origin; BusyError if somebody does."""
+    with _opened(path, "r+b") as file:
+        try:
+            _set(file.fileno(), fcntl.F_WRLCK, _FOLLOWING)
+        except BlockingIOError:
+            raise BusyError(
+                "another process brings this replica up to date", hint="end it first, or let it work", path=path
             ) from None
         yield
 

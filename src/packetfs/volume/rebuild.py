@@ -13,13 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-import apsw
-
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import BusyError, DamagedError, RefusedError, disk_error
 from packetfs.format.address import (
-    EPOCH_MAX,
     OFFSET_BITS,
     SEGMENT_BYTES,
     Extent,
@@ -32,10 +29,12 @@ from packetfs.format.address import (
 from packetfs.format.descriptor import Descriptor
 from packetfs.format.entry import MAC_BYTES, Commit, Entry, Forget, NewEpoch, Position, Reclaim, decode_entry
 from packetfs.format.snapshot import decode_snapshot
-from packetfs.volume import files, refs, removals, space
+from packetfs.volume import files, refs, space, standing
+from packetfs.volume.creation import REPLICA_MARK
 from packetfs.volume.journal import Journal, alone, create_journal
 from packetfs.volume.keys import Keys
 from packetfs.volume.removals import Ranges
+from packetfs.volume.replay import replay
 from packetfs.volume.space import Durable
 from packetfs.volume.tables import HEADER_BYTES, Table, read_table
 from packetfs.volume.volume import DESCRIPTOR_NAME, Volume, open_descriptor, open_space
@@ -80,6 +79,14 @@ def rebuild(path: str | os.PathLike[str], *, env: Env = SYSTEM) -> Rebuilt:
     """
     absolute = os.path.abspath(os.fspath(path))
     descriptor, secret = open_descriptor(absolute)
+    if os.path.exists(os.path.join(absolute, REPLICA_MARK)):
+        raise RefusedError(
+            f"{absolute!r} is a replica: a rebuild would make a second origin of it",
+            code="is-replica",
+            hint="delete it and make it again with `packetfs replicate`; if its origin is lost, remove the file "
+            f"{REPLICA_MARK!r} in it and run this again",
+            path=absolute,
+        )
     with alone(os.path.join(absolute, DESCRIPTOR_NAME), wait_s=_WAIT_S, env=env):
         return _rebuild(absolute, descriptor, secret, env)
 
@@ -99,9 +106,9 @@ def _rebuild(absolute: str, descriptor: Descriptor, secret: bytes, env: Env) -> 
     if known is not None and recovered.seq <= known.seq + 1 and not _knows_too_little(opened, known, heads, chain):
         raise RefusedError(f"the journal of {absolute!r} is sound: there is nothing to rebuild", hint="use the volume")
     durable = [_proven(opened, table, row, chain) for table, row in zip(tables, whole, strict=True)]
-    epoch = 1 + max([epoch_of(row[0]) for row in durable] + [found.entry.epoch for found in chain], default=0)
-    if epoch > EPOCH_MAX:
-        raise RefusedError(f"all {EPOCH_MAX} epochs of this volume are used up", hint="begin a new volume")
+    begun = chain[-1].entry.epoch if chain else 0
+    latest = max([epoch_of(row[0]) for row in durable] + [begun], default=0)
+    epoch = standing.next_epoch(begun % standing.NUMBERS or standing.ORIGIN_NUMBER, latest)
     staging = os.path.join(absolute, "journal.db.new")
     _remove(staging)
     create_journal(staging, epoch=epoch, row_check=keys.row_check(epoch, 0))
@@ -311,7 +318,7 @@ def _fill(
     segment = segment_number(epoch, 1)
     with journal.writing() as db:
         for found in chain:
-            _replay(db, keys, found)
+            replay(db, keys, found.entry, data=found.data, position=_position(found, keys), address=found.address)
         for row in durable:
             if row[1]:
                 space.record(db, keys, row, full=True)
@@ -333,25 +340,6 @@ def _fill(
             lease.close()
         refs.entered(db, data=data, position=position, address=address)
     return position
-
-
-def _replay(db: apsw.Connection, keys: Keys, found: _Found) -> None:
-    """Do again what an entry did."""
-    position = _position(found, keys)
-    match found.entry.body:
-        case Commit() as commit:
-            if keys.snapshot_id(commit.snapshot) != commit.snapshot_id:
-                raise DamagedError(f"the snapshot of journal entry {position.seq} does not have its id")
-            snapshot = decode_snapshot(commit.snapshot, commit.snapshot_id)
-            refs.moved(db, data=found.data, position=position, address=found.address, ref=commit.ref, snapshot=snapshot)
-        case NewEpoch():
-            refs.entered(db, data=found.data, position=position, address=found.address)
-        case Forget() as forget:
-            refs.entered(db, data=found.data, position=position, address=found.address)
-            refs.forgotten(db, forget)
-        case Reclaim() as reclaim:
-            refs.entered(db, data=found.data, position=position, address=found.address)
-            removals.reclaim(db, keys, reclaim, position.seq)
 
 
 def _put_in_place(path: str, staging: str, env: Env) -> str:

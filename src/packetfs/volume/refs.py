@@ -19,6 +19,7 @@ from packetfs.format.entry import (
     Commit,
     Entry,
     Forget,
+    NewEpoch,
     Position,
     Reclaim,
     decode_entry,
@@ -35,6 +36,7 @@ __all__ = [
     "all_kept",
     "all_refs",
     "append",
+    "base_of",
     "by_id",
     "check_known",
     "check_unmoved",
@@ -42,9 +44,15 @@ __all__ = [
     "committed_after",
     "current",
     "entered",
+    "entries_after",
     "entries_within",
+    "entry_at",
     "entry_ends",
+    "epoch_at",
+    "epoch_entry",
     "forgotten",
+    "is_kept",
+    "kept_at",
     "last_entry",
     "log",
     "moved",
@@ -96,6 +104,47 @@ def position_at(db: apsw.Connection, keys: Keys, seq: int) -> Position | None:
         return keys.genesis
     rows = select(db, (bytes,), "SELECT hash FROM journal WHERE seq = ?", (seq,))
     return Position(seq, rows[0][0]) if rows else None
+
+
+def epoch_at(db: apsw.Connection, keys: Keys) -> int:
+    """The epoch of the last entry; 0 while there is none."""
+    rows = select(db, (int, bytes, bytes), "SELECT seq, hash, entry FROM journal ORDER BY seq DESC LIMIT 1")
+    return _checked(keys, *rows[0]).epoch if rows else 0
+
+
+def epoch_entry(db: apsw.Connection, keys: Keys, after_epoch: int = -1) -> tuple[Entry, bytes] | None:
+    """The newest entry that began an epoch later than `after_epoch`, and its bytes; None if there is none."""
+    seq = _SEQ_MAX
+    # Entries ascend by epoch, so it is enough to go back to the first that is of an earlier one than the last.
+    while rows := select(
+        db,
+        (int, bytes, bytes),
+        "SELECT seq, hash, entry FROM journal WHERE seq < ? ORDER BY seq DESC LIMIT ?",
+        (seq, _PAGE),
+    ):
+        for seq, hash_, data in rows:
+            entry = _checked(keys, seq, hash_, data)
+            if entry.epoch <= max(after_epoch, 0):
+                return None
+            if isinstance(entry.body, NewEpoch):
+                return entry, data
+    return None
+
+
+def entries_after(db: apsw.Connection, keys: Keys, seq: int, until_seq: int) -> list[tuple[Entry, bytes, int]]:
+    """Entries after `seq`, up to `until_seq`: a page of (entry, bytes, address), in order."""
+    statement = "SELECT seq, hash, entry, address FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+    rows = select(db, (int, bytes, bytes, int), statement, (seq, until_seq, _PAGE))
+    return [(_checked(keys, row[0], row[1], row[2]), row[2], row[3]) for row in rows]
+
+
+def entry_at(db: apsw.Connection, keys: Keys, seq: int) -> tuple[bytes, int] | None:
+    """The bytes of entry `seq` and their address; None if there is no such entry."""
+    rows = select(db, (bytes, bytes, int), "SELECT hash, entry, address FROM journal WHERE seq = ?", (seq,))
+    for hash_, data, address in rows:
+        _checked(keys, seq, hash_, data)
+        return data, address
+    return None
 
 
 def entries_within(db: apsw.Connection, address: int, length: int) -> list[tuple[int, bytes]]:
@@ -248,6 +297,27 @@ def snapshot_at(db: apsw.Connection, keys: Keys, seq: int, expected_id: bytes) -
     if not isinstance(body, Commit) or body.snapshot_id != expected_id:
         raise _damaged(f"journal entry {seq} is not the commit of snapshot {expected_id[:6].hex()}")
     return _snapshot(keys, seq, body)
+
+
+def is_kept(db: apsw.Connection, ref: str, seq: int) -> bool:
+    """Whether the snapshot that entry `seq`, a commit of `ref`, made is kept."""
+    return bool(_moves(db, "ref = ? AND seq = ?", (ref, seq)))
+
+
+def kept_at(db: apsw.Connection, keys: Keys, seq: int) -> Snapshot | None:
+    """The snapshot that entry `seq` committed, if it is kept."""
+    found = entry_at(db, keys, seq)
+    body = decode_entry(found[0]).body if found is not None else None
+    return _snapshot(keys, seq, body) if isinstance(body, Commit) and is_kept(db, body.ref, seq) else None
+
+
+def base_of(db: apsw.Connection, ref: str, seq: int) -> int:
+    """The commit before entry `seq` whose snapshot is kept and resembles that of `ref` most; 0 if there is none."""
+    for where, values in (("ref = ? AND seq < ?", (ref, seq)), ("seq < ?", (seq,))):
+        found = _moves(db, f"{where} ORDER BY seq DESC LIMIT 1", values)
+        if found:
+            return found[0].seq
+    return 0
 
 
 def by_id(db: apsw.Connection, keys: Keys, id_: bytes) -> tuple[int, Snapshot] | None:

@@ -19,9 +19,9 @@ import apsw
 
 from packetfs import kernel
 from packetfs.errors import DamagedError, UnavailableError, disk_error
-from packetfs.format.address import COUNTER_BITS, COUNTER_MAX, SEGMENT_BYTES, segment_number
+from packetfs.format.address import COUNTER_BITS, COUNTER_MAX, SEGMENT_BYTES, counter_of, epoch_of, segment_number
 from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Entry, decode_entry
-from packetfs.volume import refs
+from packetfs.volume import refs, standing
 from packetfs.volume.journal import FULL, OPEN, Journal, select
 from packetfs.volume.keys import Keys
 from packetfs.volume.tables import HEADER_BYTES, table_shape
@@ -35,11 +35,14 @@ __all__ = [
     "SYNC_BYTES",
     "Durable",
     "Filling",
+    "begun",
     "changed_segments",
     "epoch",
     "granted",
+    "noted",
     "record",
     "replace",
+    "row",
 ]
 
 # (segment, head, chunk-table bytes) as the kernel's Lease.sync gives it and Space.admit takes it.
@@ -74,6 +77,34 @@ def granted(db: apsw.Connection, keys: Keys, epoch: int, counter: int) -> None:
     """Write down the last counter granted; it never goes back."""
     check = keys.row_check(epoch, counter)
     db.execute("UPDATE epochs SET counter = ?, row_check = ? WHERE epoch = ?", (counter, check, epoch))
+
+
+def noted(db: apsw.Connection, keys: Keys, segment: int) -> None:
+    """Write down that another machine was granted `segment`: here its number is never granted again."""
+    epoch_, counter = epoch_of(segment), counter_of(segment)
+    known = select(db, (int,), "SELECT counter FROM epochs WHERE epoch = ?", (epoch_,))
+    if not known or known[0][0] < counter:
+        begun(db, keys, epoch_, counter)
+
+
+def begun(db: apsw.Connection, keys: Keys, epoch: int, counter: int) -> None:
+    """Write down an epoch that may be new here, and the last counter granted in it."""
+    row = (epoch, counter, keys.row_check(epoch, counter))
+    db.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?, ?)", row)
+
+
+def row(db: apsw.Connection, keys: Keys, segment: int) -> Durable | None:
+    """What is durable of a segment; None if nothing was ever written down of it."""
+    rows = select(
+        db,
+        (int, int, int, bytes),
+        "SELECT head, table_bytes, state, row_check FROM segments WHERE segment = ?",
+        (segment,),
+    )
+    for head, table_bytes, state, check in rows:
+        _check_row(keys, (segment, head, table_bytes, state), check)
+        return segment, head, table_bytes
+    return None
 
 
 def record(db: apsw.Connection, keys: Keys, durable: Durable, *, full: bool) -> None:
@@ -235,6 +266,7 @@ class Filling:
 
     def _take(self, db: apsw.Connection) -> kernel.Lease:
         """A segment of the pool that nobody holds, the fullest first; else a new one."""
+        standing.check_origin(db)
         epoch_, counter = _newest_epoch(db, self._keys)
         rows = select(
             db,

@@ -31,7 +31,7 @@ from packetfs.format.entry import Position
 from packetfs.format.location import check_ref
 from packetfs.format.snapshot import NO_LABELS, Labels, Snapshot
 from packetfs.format.when import LATEST, When
-from packetfs.volume import creation, damage, ingest, refs, removals, reserve, space
+from packetfs.volume import creation, damage, ingest, refs, removals, reserve, space, standing
 from packetfs.volume.ingest import Ingest, PushReport, Source, StreamIngest
 from packetfs.volume.journal import Journal
 from packetfs.volume.keys import Keys
@@ -39,6 +39,7 @@ from packetfs.volume.pins import Pin
 from packetfs.volume.refs import Ref
 from packetfs.volume.selection import ALL, Selection
 from packetfs.volume.space import Durable, Filling
+from packetfs.volume.standing import Standing
 from packetfs.volume.status import Status, status_of
 from packetfs.volume.trees import Trees
 
@@ -231,6 +232,21 @@ class Volume(Trees):
         with self.journal.reading() as db:
             return refs.position_at(db, self.keys, seq)
 
+    def journal_entry(self, seq: int) -> tuple[bytes, int] | None:
+        """The bytes of journal entry `seq` and their address; None if there is no such entry."""
+        with self.journal.reading() as db:
+            return refs.entry_at(db, self.keys, seq)
+
+    def epoch_proof(self) -> bytes:
+        """The entry that began the newest epoch here, with its MAC: proof for who has the same secret. Empty: none."""
+        with self.journal.reading() as db:
+            found = refs.epoch_entry(db, self.keys)
+        return self.keys.sealed(found[1]) if found is not None else b""
+
+    def secret(self) -> bytes:
+        """The volume's secret, from which all keys derive: for a copy that may come to be its origin."""
+        return _secret(self.path, self.descriptor)
+
     def log(self, ref: str) -> Iterator[Snapshot]:
         """Snapshots of `ref`, newest first, as of the call; NotFoundError if there is no such ref."""
         with self.journal.reading() as db:
@@ -391,14 +407,22 @@ class Volume(Trees):
                 self.space.admit(found)
             self._admitted_stamp, self._reclaimed_seq = stamp, reclaimed_seq
 
+    @property
+    def standing(self) -> Standing | None:
+        """What this copy of the volume is; None: its origin."""
+        with self.journal.reading() as db:
+            return standing.current(db)
+
     def check_writable(self) -> None:
-        """RefusedError if this version of PacketFS cannot write to the volume."""
+        """RefusedError if this version of PacketFS cannot write to the volume, or nobody may write to this copy."""
         if not self.descriptor.writable:
             raise RefusedError(
                 "the volume has a feature that this version of PacketFS cannot write",
                 code="feature-unknown",
                 hint="upgrade packetfs; reading works",
             )
+        with self.journal.reading() as db:
+            standing.check_origin(db)
 
     def _push(
         self,

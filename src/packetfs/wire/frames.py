@@ -79,6 +79,11 @@ class FrameType(IntEnum):
     LITERALS = 16
     TREE = 17
     BEGIN = 18
+    JOIN = 20
+    FOLLOW = 21
+    FENCE = 22
+    ADOPT = 23
+    AT = 24
     WELCOME = 32
     STATE = 33
     KNOWN = 34
@@ -96,6 +101,11 @@ class FrameType(IntEnum):
     CHECKED_OUT = 46
     PROGRESS = 47
     PAIRED = 48
+    JOINED = 52
+    ENTRY = 53
+    FOLLOWED = 54
+    FENCED = 55
+    ADOPTED = 56
 
 
 LIMITS: Final[dict[int, int]] = {int(kind): CONTROL_BYTES_MAX for kind in FrameType} | {

@@ -13,6 +13,8 @@
     REFS, LOG, STATUS                   REF_LIST, LOG_PAGE, STATUS_REPLY
     INGEST                              PROGRESS*, INGESTED
     CHECKOUT                            (PROGRESS | CHANGES)*, CHECKED_OUT
+    JOIN, AT, FENCE, ADOPT              JOINED, ENTRY, FENCED, ADOPTED
+    FOLLOW                              (ENTRY | LITERALS | TREE | PROGRESS)*, FOLLOWED
     BYE                                 nothing
 
 Requests have numbers 1, 2, 3 ... and are answered in their order; several may be on their way. FAILURE is an answer to
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = [
+    "ARRIVED_MAX",
     "ASK_TAGS_MAX",
     "CHANGES_MAX",
     "FETCH_EXTENTS_MAX",
@@ -58,7 +61,10 @@ __all__ = [
     "SPOKEN",
     "TAG_BYTES",
     "Ack",
+    "Adopt",
+    "Adopted",
     "Ask",
+    "At",
     "Begin",
     "Bye",
     "Changed",
@@ -70,12 +76,19 @@ __all__ = [
     "Commit",
     "Committed",
     "Done",
+    "Entry",
     "Event",
     "Failure",
+    "Fence",
+    "Fenced",
     "Fetch",
+    "Follow",
+    "Followed",
     "Hello",
     "Ingest",
     "Ingested",
+    "Join",
+    "Joined",
     "Kind",
     "Known",
     "Lease",
@@ -116,6 +129,7 @@ FETCH_EXTENTS_MAX: Final = 32 << 10  # 512 KiB
 RANGE_BYTES: Final = 8  # start u32, end u32
 RECLAIMED_BYTES_MAX: Final = 512 << 10  # of a WELCOME: who was away for longer begins anew
 PAGE_BYTES: Final = 512 << 10  # of snapshots in a REF_LIST or LOG_PAGE; who fills one stops there and says `more`
+ARRIVED_MAX: Final = 8192  # seqs in one FOLLOW, 64 KiB; snapshots beyond them come again
 CHANGES_MAX: Final = 4096  # names in one CHANGES, of half a MiB together
 PROGRESS_MAX: Final = 1 << 17  # of one request: a day and a half of one a second; who says more does nothing else
 SAID_BY_PEER: Final = "the other machine said so"
@@ -607,6 +621,91 @@ class CheckedOut(_Message, frozen=True, array_like=True):
     anonymous_kib: Natural = 0
 
 
+class Join(_Message, frozen=True, array_like=True):
+    """I am to be a full replica: what do I need besides what WELCOME says?"""
+
+
+class Joined(_Message, frozen=True, array_like=True):
+    """What makes a full holder of the volume."""
+
+    secret: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """The volume's own."""
+
+
+class Follow(_Message, frozen=True, array_like=True):
+    """I am at this position, durably: send me what came after it."""
+
+    seq: Natural
+    hash: Digest
+    waits: bool = False
+    """If there is nothing, answer when there is."""
+    arrived: Annotated[bytes, Meta(max_length=ARRIVED_MAX * 8)] = b""
+    """Seqs of commits after the position whose snapshots I hold whole, u64 little-endian."""
+    proof: Annotated[bytes, Meta(max_length=64 << 10)] = b""
+    """The entry that began the newest epoch I know, with its MAC; empty: I know only the first."""
+
+    def __post_init__(self) -> None:
+        _multiple(8, self.arrived)
+
+
+class Entry(_Message, frozen=True, array_like=True):
+    """An entry of the journal. Of a commit that `carries` its snapshot LITERALS and TREE follow."""
+
+    address: Natural
+    """Where it rests."""
+    data: Annotated[bytes, Meta(max_length=64 << 10)]
+    carries: bool = False
+    base: Natural = 0
+    """The entry whose snapshot it is coded against; 0: none."""
+    ends: bool = True
+    """Whether all that came up to here can be entered once this has: no snapshot is named that is not sent."""
+
+
+class Followed(_Message, frozen=True, array_like=True):
+    """That is all for now."""
+
+    seq: Natural
+    """The last entry there is."""
+    hash: Digest
+    bytes: Natural = 0
+    """Content of commits after what was sent."""
+    oldest_ns: Time = 0
+    """Journal time of the first entry after what was sent; 0: there is none."""
+    now_ns: Time = 0
+    """The origin's clock."""
+
+
+class At(_Message, frozen=True, array_like=True):
+    """What is entry `seq` of the journal?"""
+
+    seq: Natural
+
+
+class Fence(_Message, frozen=True, array_like=True):
+    """A later epoch began elsewhere: here is the entry that began it, with its MAC, which only full holders make."""
+
+    proof: Annotated[bytes, Meta(max_length=64 << 10)]
+    origin: Name = ""
+    """Where, for people."""
+
+
+class Fenced(_Message, frozen=True, array_like=True):
+    """Nothing is written here any more."""
+
+    epoch: Natural
+
+
+class Adopt(_Message, frozen=True, array_like=True):
+    """What follows is of an earlier epoch, committed there by an origin that did not know that it was none any more.
+
+    From here on the session may fill segments of earlier epochs, and a COMMIT continues what its ref names.
+    """
+
+
+class Adopted(_Message, frozen=True, array_like=True):
+    """It may."""
+
+
 class Bye(_Message, frozen=True, array_like=True):
     """That was all."""
 
@@ -649,10 +748,11 @@ def said_by_peer(error: BaseException) -> bool:
 
 Request: TypeAlias = (
     Hello | Pair | Check | Resolve | Ask | Lease | Commit | Want | Fetch | Refs | Log | Status | Ingest | Checkout
-)
+    | Join | Follow | At | Fence | Adopt
+)  # fmt: skip
 Answer: TypeAlias = (
     Welcome | Paired | State | Known | Leased | Committed | Planned | Done | RefList | LogPage | StatusReply | Ingested
-    | CheckedOut
+    | CheckedOut | Joined | Entry | Followed | Fenced | Adopted
 )  # fmt: skip
 Message: TypeAlias = Request | Answer | Literals | Begin | Tree | Ack | Changes | Progress | Bye | Failure
 
@@ -700,6 +800,16 @@ _STRUCTS: Final[dict[FrameType, type[_Message]]] = {
     FrameType.CHECKED_OUT: CheckedOut,
     FrameType.PROGRESS: Progress,
     FrameType.PAIRED: Paired,
+    FrameType.JOIN: Join,
+    FrameType.FOLLOW: Follow,
+    FrameType.AT: At,
+    FrameType.FENCE: Fence,
+    FrameType.ADOPT: Adopt,
+    FrameType.JOINED: Joined,
+    FrameType.ENTRY: Entry,
+    FrameType.FOLLOWED: Followed,
+    FrameType.FENCED: Fenced,
+    FrameType.ADOPTED: Adopted,
 }
 _TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCTS.items()} | {
     Literals: FrameType.LITERALS,
@@ -815,13 +925,14 @@ _READING: Final = frozenset(
 )  # fmt: skip
 _WRITING: Final = frozenset({FrameType.LEASE, FrameType.LITERALS, FrameType.BEGIN, FrameType.TREE, FrameType.COMMIT})
 _OF_DIRECTORY: Final = frozenset({FrameType.INGEST, FrameType.CHECKOUT})
+_OF_COPIES: Final = frozenset({FrameType.JOIN, FrameType.FOLLOW, FrameType.AT, FrameType.FENCE, FrameType.ADOPT})
 
 SPOKEN: Final[Mapping[Phase, frozenset[FrameType]]] = {
     Phase.NEW: frozenset({FrameType.HELLO, FrameType.PAIR}),
     Phase.PAIRING: frozenset({FrameType.BYE}),
     # A question may follow HELLO at once, so that it costs no round trip of its own. What needs a lease may not.
     Phase.GREETING: _READING | {FrameType.INGEST, FrameType.BYE},
-    Phase.READY: _READING | _WRITING | _OF_DIRECTORY | {FrameType.BYE},
+    Phase.READY: _READING | _WRITING | _OF_DIRECTORY | _OF_COPIES | {FrameType.BYE},
     # No WANT or FETCH, which stream: literals are on their way already.
     Phase.SENDING: _WRITING | {FrameType.ASK, FrameType.CHECK, FrameType.BYE},
     # What is being committed may be checked out at once, so that it costs no round trip of its own.
@@ -847,12 +958,18 @@ _ANSWERS: Final[Mapping[FrameType, FrameType]] = {
     FrameType.STATUS: FrameType.STATUS_REPLY,
     FrameType.INGEST: FrameType.INGESTED,
     FrameType.CHECKOUT: FrameType.CHECKED_OUT,
+    FrameType.JOIN: FrameType.JOINED,
+    FrameType.FOLLOW: FrameType.FOLLOWED,
+    FrameType.AT: FrameType.ENTRY,
+    FrameType.FENCE: FrameType.FENCED,
+    FrameType.ADOPT: FrameType.ADOPTED,
 }
 _STREAMED: Final[Mapping[FrameType, frozenset[FrameType]]] = {
     FrameType.WANT: frozenset({FrameType.LITERALS, FrameType.TREE}),
     FrameType.FETCH: frozenset({FrameType.LITERALS}),
     FrameType.INGEST: frozenset({FrameType.PROGRESS}),
     FrameType.CHECKOUT: frozenset({FrameType.PROGRESS, FrameType.CHANGES}),
+    FrameType.FOLLOW: frozenset({FrameType.ENTRY, FrameType.LITERALS, FrameType.TREE, FrameType.PROGRESS}),
 }
 _FROM_ORIGIN: Final = frozenset(_ANSWERS.values()) | {
     FrameType.PLANNED, FrameType.ACK, FrameType.FAILURE, FrameType.PROGRESS, FrameType.CHANGES
@@ -902,7 +1019,7 @@ class _Side:
         return len(self._pending)
 
     def _may_ask(self, kind: FrameType) -> bool:
-        if kind in _WRITING | _OF_DIRECTORY and self.intent != "write":
+        if kind in _WRITING | _OF_DIRECTORY | {FrameType.ADOPT} and self.intent != "write":
             return False
         # Two streams at once, neither of them read, would stand still for ever; and a commit waits for its ingest.
         if kind in _CLAIMED and any(pending.type in _STREAMED for pending in self._pending):
@@ -945,7 +1062,7 @@ class _Side:
             pending.planned = True
         elif isinstance(message, Progress):
             pending.told += 1
-        elif not isinstance(message, Literals | Tree | Changes):
+        elif _TYPES[type(message)] is _ANSWERS[pending.type]:
             self._pending.popleft()
             if isinstance(message, Welcome | Committed):
                 self.phase = Phase.READY

@@ -1,0 +1,179 @@
+"""The page: every case is on it, bars are in proportion, the lost rows lead, and nothing is fetched from elsewhere."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.page import bars, curves, kind_of, main, newest, page, workloads
+from bench.plots import Dots, Line, Plot, drawn, standing
+
+MACHINE = {
+    "cpu": "A <CPU>",
+    "cores": 2,
+    "memory_bytes": 8 << 30,
+    "kernel": "6.1",
+    "python": "3.11",
+    "load": [0.1, 0, 0],
+}
+
+
+def run(case: str, subject: str, sent: int, wall_s: float = 1.0, number: int = 0) -> dict[str, Any]:
+    reading = {
+        "wall_s": wall_s,
+        "sent_bytes": sent,
+        "received_bytes": 0,
+        "near_cpu_s": 1.0,
+        "far_cpu_s": 0.5,
+        "near_anon_bytes": 1 << 20,
+        "far_anon_bytes": 2 << 20,
+        "round_trips": None,
+    }
+    where = {"case": case, "subject": subject, "round": number}
+    return {**where, "source_bytes": 1000, "source_files": 3, "reading": reading}
+
+
+def record(*runs: dict[str, Any], verdicts: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {
+        "taken": "2026-01-02T03:04:05+00:00",
+        "machine": MACHINE,
+        "subjects": {one["subject"]: {"version": "1", "promise": "durable"} for one in runs},
+        "absent": {"unison": "is not installed"},
+        "failures": {"no-op": {"scp": "exit 1\nmore"}},
+        "cases": {one["case"]: {"story": "a story", "link": "100 Mbit/s"} for one in runs},
+        "verdicts": list(verdicts),
+        "runs": list(runs),
+    }
+
+
+class Visible(HTMLParser):
+    """What a reader sees, and which tags there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not {"src", "href"} & {name for name, _ in attrs if tag != "use"}, f"<{tag}> fetches something"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def seen(text: str) -> str:
+    parser = Visible()
+    parser.feed(text)
+    assert not {"script", "link", "img"} & parser.tags
+    return " ".join(" ".join(parser.text).split())
+
+
+def test_a_bar_is_its_share_of_the_longest_and_the_least_competitor_is_marked() -> None:
+    made = bars({"rsync -a": 400.0, "packetfs sync": 100.0, "ssh alone": 50.0}, str)
+
+    assert [(bar.subject, bar.share, bar.kind, bar.least) for bar in made] == [
+        ("ssh alone", 0.125, "bound", False),
+        ("packetfs sync", 0.25, "ours", True),
+        ("rsync -a", 1.0, "peer", False),
+    ]
+
+
+def test_bars_of_nought_have_no_length_and_do_not_divide_by_it() -> None:
+    assert [bar.share for bar in bars({"a": 0.0, "b": 0.0}, str)] == [0.0, 0.0]
+
+
+def test_a_figure_is_the_median_of_its_runs() -> None:
+    (made,) = workloads(record(*(run("no-op", "rsync -a", sent, number=n) for n, sent in enumerate((10, 900, 20)))))
+
+    assert (made.blocks[0].bars[0].value, made.blocks[0].rounds) == (20, 3)
+
+
+def test_one_workload_over_several_links_is_shown_once_with_a_time_for_each() -> None:
+    made = workloads(record(run("touch: plain", "rsync -a", 1), run("touch: 50 ms", "rsync -a", 1, wall_s=9.0)))
+
+    assert [workload.name for workload in made] == ["touch"]
+    assert [block.bars[0].text for block in made[0].blocks if block.title.startswith("time")] == ["1 s", "9 s"]
+
+
+def test_every_version_pair_is_a_workload_of_its_own() -> None:
+    made = workloads(record(run("pair: crates", "rsync -a", 1), run("pair: insert", "rsync -a", 1)))
+
+    assert [workload.name for workload in made] == ["pair: crates", "pair: insert"]
+
+
+def test_the_page_shows_what_was_lost_first_and_who_was_missing_and_what_failed() -> None:
+    def verdict(case: str, met: bool | None) -> dict[str, Any]:
+        return {"case": case, "must": "x <= 1", "ours": "1 B", "peers": "2 B", "met": met}
+
+    text = seen(
+        page(
+            [("transfer", record(run("no-op", "rsync -a", 1), verdicts=(verdict("won", True), verdict("gone", False))))]
+        )
+    )
+
+    assert text.index("gone") < text.index("won")
+    assert "1 met, 1 lost" in text
+    assert "unison : not measured, is not installed" in text
+    assert "no-op, scp : no figure, exit 1" in text
+
+
+def test_names_are_text_and_never_markup() -> None:
+    assert "A <CPU>" in seen(page([("transfer", record(run("no-op", "<b>bold</b>", 1)))]))
+
+
+def test_a_curve_has_a_line_for_each_subject_in_the_order_of_x() -> None:
+    points = [
+        run(f"bytes of data: {x}", name, x, number=n)
+        for x in (100, 10)
+        for n, name in enumerate(("packetfs sync", "rsync -a"))
+    ]
+    wire, _ = curves(record(*points))
+
+    assert wire.lines == [
+        Line("packetfs sync", [(10.0, 10), (100.0, 100)], ours=True),
+        Line("rsync -a", [(10.0, 10), (100.0, 100)], ours=False),
+    ]
+
+
+def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> None:
+    plot = Plot("t", "x", "y", [Line("packetfs sync", [(1, 1), (10, 2)], ours=True), Line("b", [(1, 2)], ours=False)])
+
+    text = drawn(plot)
+
+    assert text == drawn(plot)
+    assert "var(--ours)" in text
+    assert re.findall(r"#0[0-9a-f]{5}\b", text) == []
+
+
+def test_a_picture_that_stands_alone_has_its_colours_with_it_for_light_and_dark() -> None:
+    text = standing(Dots("bytes", [("no change", {"packetfs sync": 700.0, "rsync -a": 270_000.0})], ours="packetfs"))
+
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", text))
+    light, dark = re.findall(r"svg\{([^}]*)\}", text)
+    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", light)}
+    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", dark)}
+
+
+def test_the_newest_record_of_each_kind_is_taken(tmp_path: Path) -> None:
+    for name in (
+        "sync-20260101T000000Z",
+        "sync-20260201T000000Z",
+        "transfer-20250101T000000Z",
+        "packetfs sync, TLS-2026",
+    ):
+        (tmp_path / f"{name}.json").touch()
+
+    assert [path.name for path in newest(tmp_path)] == ["sync-20260201T000000Z.json", "transfer-20250101T000000Z.json"]
+    assert kind_of(tmp_path / "sync-20260201T000000Z.json") == "sync"
+
+
+def test_without_a_record_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bench.page.RESULTS", tmp_path)
+
+    assert main(["--to", str(tmp_path / "page.html")]) == 1
+    assert "python -m bench.sync" in capsys.readouterr().err
