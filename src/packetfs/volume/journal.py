@@ -314,10 +314,10 @@ class Journal:
                 path=self.path,
             )
 
-    def quick_check(self) -> None:
-        """Have SQLite look at every page of the file; DamagedError if one is not as it should be."""
+    def check_pages(self) -> None:
+        """Have SQLite look at every page and compare indexes with rows; DamagedError if one is not as it should be."""
         with self.reading() as db:
-            answer = db.execute("PRAGMA quick_check(1)").get
+            answer = db.execute("PRAGMA integrity_check(1)").get
         if answer != "ok":
             raise _damaged(self.path, str(answer).replace("\n", " "))
 

@@ -300,14 +300,14 @@ class Volume(Trees):
         return sorted(found)
 
     def check_journal(self) -> Position:
-        """Verify journal.db: its pages, the hash chain, and that refs follow from it. DamagedError if not."""
+        """Verify journal.db: pages and indexes, the hash chain, that refs follow from it. DamagedError if not."""
         if not self.descriptor.checkable:
             raise RefusedError(
                 "the volume has a feature without which this version of PacketFS cannot say that it is sound",
                 code="feature-unknown",
                 hint="upgrade packetfs",
             )
-        self.journal.quick_check()
+        self.journal.check_pages()
         with self.journal.reading() as db:
             space.epoch(db, self.keys)
             return refs.verify_chain(db, self.keys)

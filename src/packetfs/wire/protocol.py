@@ -198,8 +198,8 @@ class Hello(_Message, frozen=True, array_like=True):
     software: Name
     """The version of PacketFS, for people."""
     volume: Annotated[bytes, Meta(max_length=4096)]
-    """Path of the volume on the origin, or its name there, exactly as it was typed. After a NUL: of a directory, for
-    which the origin keeps a volume of its own."""
+    """Path of the volume on the origin, or its name there, exactly as it was typed. After a NUL: of a directory (at a
+    server `EXPORT:/DIR`), for which the origin keeps a volume of its own."""
     intent: Literal["read", "write"]
     create: bool = False
     """Make the volume if there is none."""
