@@ -214,6 +214,8 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "outside-root": "a peer named something on a server that leads out of its root",
         "export-not-found": "a server exports no directory of that name",
         "server-unknown": "this machine has not paired with that server",
+        "server-ends": "`/healthz` says so: the server was told to end and takes no more connections",
+        "server-stuck": "`/healthz` says so: the loop that accepts connections has not turned for some seconds",
         "server-changed": "the server has another key than the one that was paired",
         "tls-failed": "no secure channel could be made with the other machine",
         "too-many-sessions": "a server has as many sessions of this machine, or in all, as it takes",

@@ -434,6 +434,13 @@ class Listening(Line, frozen=True, tag="listening", kw_only=True):
     device: str
 
 
+class Measuring(Line, frozen=True, tag="metrics", kw_only=True):
+    """Where a server tells its numbers, after `listening`."""
+
+    host: str
+    port: int
+
+
 class Exported(Line, frozen=True, tag="export", kw_only=True):
     """A directory that a server exports, after `listening`."""
 

@@ -12,7 +12,7 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -37,8 +37,10 @@ from packetfs.format.when import parse_when
 from packetfs.release import VERSION
 from packetfs.sync import directory, feed
 from packetfs.sync.access import AS_USER, Access
+from packetfs.sync.counts import Counts
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
+from packetfs.sync.quota import Quota, quota_of
 from packetfs.sync.usage import Usage
 from packetfs.volume import Volume, files, reserve
 from packetfs.volume.commit import commit, encode, proposal_of
@@ -48,6 +50,9 @@ from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import Buffers, Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["serve"]
 
@@ -61,13 +66,20 @@ _TELL_S: Final = 1.0  # between words to a peer that waits
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
-def serve(connection: Connection, *, lock_wait_s: float, access: Access = AS_USER, env: Env = SYSTEM) -> None:
-    """Answer one peer until it leaves, as far as `access` lets it.
+def serve(
+    connection: Connection,
+    *,
+    lock_wait_s: float,
+    access: Access = AS_USER,
+    counts: Counts | None = None,
+    env: Env = SYSTEM,
+) -> None:
+    """Answer one peer until it leaves, as far as `access` lets it; `counts` is told what that was.
 
     Raises nothing for what the peer did: that is said to the peer.
     """
     with ExitStack() as stack:
-        serving = _Serving(connection, lock_wait_s, env, stack, access)
+        serving = _Serving(connection, lock_wait_s, env, stack, access, counts)
         try:
             serving.run()
         finally:
@@ -82,12 +94,19 @@ class _Serving:
     """One session."""
 
     def __init__(
-        self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack, access: Access = AS_USER
+        self,
+        connection: Connection,
+        lock_wait_s: float,
+        env: Env,
+        stack: ExitStack,
+        access: Access = AS_USER,
+        counts: Counts | None = None,
     ) -> None:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
         self._access = access
-        self._used_bytes = 0
+        self._counts = counts or Counts()
+        self._quota: Quota | None = None
         self._env = env
         self._stack = stack
         self._usage = Usage()
@@ -138,6 +157,7 @@ class _Serving:
                 try:
                     message = self._origin.receive(self._next()).message
                 except PacketFSError as error:
+                    self._counts.add("errors", label=error.code)
                     self._access.answered(None, error)
                     self._send(self._origin.fail(self._access.told(error)))
                     return
@@ -146,6 +166,7 @@ class _Serving:
                 self._answer(message)
 
     def _answer(self, message: protocol.Message) -> None:
+        self._counts.add("requests", label=type(message).__name__.lower())
         try:
             self._access.check(message)
             if self._replica is not None and not isinstance(message, protocol.Fetch):
@@ -169,6 +190,7 @@ class _Serving:
                     held, held_bytes = [], 0
             self._send(*held)
         except PacketFSError as error:
+            self._counts.add("errors", label=error.code)
             self._access.answered(message, error)
             self._incoming = None
             # The commit has kept and closed them.
@@ -237,7 +259,7 @@ class _Serving:
             volume.check_writable()
             reserve.keep(volume.path)
             self._filling = self._stack.enter_context(volume.filling())
-            self._check_quota(0)
+            self._check_quota()
             leased = self._grant()
         chunks, position = volume.descriptor.chunks, volume.position
         known = volume.at(hello.known_seq)
@@ -338,6 +360,10 @@ class _Serving:
             yield protocol.Tree(part)
 
     def _done(self, outgoing: kernel.Outgoing) -> protocol.Done:
+        self._counts.add("sent_literal_bytes", outgoing.literal_bytes)
+        self._counts.add("sent_delta_bytes", outgoing.delta_bytes)
+        self._counts.add("sent_coded_bytes", outgoing.coded_bytes)
+        self._counts.add("sent_pointers", outgoing.pointer_count)
         return protocol.Done(
             literal_bytes=outgoing.literal_bytes,
             delta_bytes=outgoing.delta_bytes,
@@ -353,9 +379,10 @@ class _Serving:
         yield self._grant()
 
     def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
-        placed = self._receiving().literals(literals.body)
+        placed = self._place(literals.body)
+        self._counts.add("received_literal_bytes", placed)
+        self._counts.add("received_coded_bytes", memoryview(literals.body).nbytes)
         self._unsaved_bytes += placed
-        self._check_quota(placed)
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
             yield protocol.Ack(durable_bytes=self._durable_bytes)
@@ -373,6 +400,7 @@ class _Serving:
         yield from ()
 
     def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
+        self._counts.add("received_coded_bytes", memoryview(tree.body).nbytes)
         try:
             self._receiving().tree(tree.body)
         except DamagedError:
@@ -413,7 +441,7 @@ class _Serving:
             other.close()
         self._leases = {lease.segment: lease}
         self._recorded.clear()
-        settled = self._unsaved_bytes <= SYNC_BYTES
+        settled, began_s = self._unsaved_bytes <= SYNC_BYTES, self._env.monotonic_s()
         try:
             done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=settled)
         except ConflictError:
@@ -424,6 +452,7 @@ class _Serving:
             self._current = None
             lease.close()
             raise
+        self._counts.committed(self._env.monotonic_s() - began_s)
         self._unsaved_bytes = 0
         self._committed = done.snapshot
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
@@ -540,26 +569,25 @@ class _Serving:
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
         if self._leases:
-            self._check_quota(0)
+            self._check_quota()
         lease = self._filling.grant(None)
         self._current = lease
         self._leases[lease.segment] = lease
         return protocol.Leased(segment=lease.segment, head=lease.head)
 
-    def _check_quota(self, placed_bytes: int) -> None:
-        """UnavailableError when the volume takes more than its quota; what others store is seen with each lease."""
-        quota = self._access.quota_bytes
-        if quota is None:
-            return
-        self._used_bytes = self._used_bytes + placed_bytes if placed_bytes else self.volume.status().disk_bytes
-        if self._used_bytes > quota:
-            raise UnavailableError(
-                f"the volume's quota of {quota} bytes is exhausted: it takes {self._used_bytes}",
-                code="quota-exceeded",
-                hint="forget snapshots there and run `packetfs gc`, or let whoever runs the server raise its --quota",
-                quota_bytes=quota,
-                used_bytes=self._used_bytes,
-            )
+    def _check_quota(self) -> None:
+        """UnavailableError when the volume takes more than its quota; what other processes store is seen here only."""
+        limit = self._access.quota_bytes
+        if limit is not None:
+            self._quota = self._quota or quota_of(self.volume.id)
+            self._quota.measured(self.volume.status().disk_bytes, limit)
+
+    def _place(self, body: "Buffer") -> int:
+        """Put literals where they belong; how many bytes were new. Past the quota goes one body at the most."""
+        receiving, limit = self._receiving(), self._access.quota_bytes
+        if limit is None or self._quota is None:
+            return receiving.literals(body)
+        return self._quota.place(lambda: receiving.literals(body), limit)
 
     def _checkpoint(self) -> None:
         self._record()

@@ -23,6 +23,7 @@ import apsw
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError, disk_error
+from packetfs.volume.group import Queue, queue_of
 
 __all__ = [
     "FULL",
@@ -261,6 +262,8 @@ class Journal:
             self._db.close()
             self._identity = found
             self._db = self._open()
+        self.queue: Queue[Any] = queue_of(self._identity)
+        """Who writes to the same file in this process."""
 
     def close(self) -> None:
         """Close it; idempotent. The last process to close folds the WAL into journal.db."""
@@ -284,7 +287,7 @@ class Journal:
         If the block raises, nothing has changed. If the commit itself fails, whether it took place is not known
         before the volume is opened again, and this journal refuses to write.
         """
-        with self._turn, self._beside_others():
+        with self._turn, self._after_others(), self._beside_others():
             self._check_usable()
             with _speaking(self.path, self._lock_wait_s):
                 self._db.execute("BEGIN IMMEDIATE")
@@ -295,6 +298,11 @@ class Journal:
                 self._commit()
             finally:
                 self._roll_back()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can still be written to: see `poison`."""
+        return self._failure is None
 
     def poison(self, error: BaseException) -> None:
         """Refuse all further writes: what is on disk after a failed sync is not known."""
@@ -365,6 +373,20 @@ class Journal:
     def _check_usable(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    @contextmanager
+    def _after_others(self) -> Iterator[None]:
+        """Other threads of this process wait meanwhile: SQLite would have them look again and again."""
+        if not self.queue.writing.acquire(timeout=self._lock_wait_s):
+            raise BusyError(
+                f"another session of this process holds the journal for {self._lock_wait_s:g} s",
+                hint="try again, or wait longer with --lock-wait",
+                path=self.path,
+            )
+        try:
+            yield
+        finally:
+            self.queue.writing.release()
 
     @contextmanager
     def _beside_others(self) -> Iterator[None]:
