@@ -476,7 +476,7 @@ class _Serving:
         self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
-        self._check_quota(0)  # who only reads has no lease, at which it is looked at, too
+        self._check_quota()  # who only reads has no lease, at which it is looked at, too
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
             ingested, self._found = directory.ingest(self.volume, meant, said, written_ns, self._tell)
         yield ingested
