@@ -112,6 +112,21 @@ def test_what_was_written_by_whom_is_written_down(served: Served, tmp_path: Path
     assert told["checkout"]["peer"] == "ada"
 
 
+def test_what_is_kept_of_a_directory_counts_for_the_quota_also_of_who_only_reads(
+    served: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "site" / "big").write_bytes(random.Random(4).randbytes(30 << 20))
+    served.start("--export", f"site={tmp_path / 'site'}", "--quota", "20M")
+    served.pair("bob", "--role", "read")
+    served.pair("ada", "--role", "write")
+    served("bob", "sync", served.url("site:/"), f"{tmp_path}/copy/")  # it is not known before it was read
+
+    read = served("bob", "sync", served.url("site:/"), f"{tmp_path}/copy/", "--json", code=7)
+    written = served("ada", "sync", f"{tmp_path}/copy/", served.url("site:/"), "--json", code=7)
+
+    assert read.event("error")["code"] == written.event("error")["code"] == "quota-exceeded"
+
+
 def test_without_volumes_a_server_has_its_own_place(served: Served, tmp_path: Path) -> None:
     here = grown(tmp_path / "here", {"a": b"a"})
     before = served("server", "serve", "--invite", "--json", code=2)

@@ -9,6 +9,7 @@ from packetfs.errors import DamagedError, PacketFSError, RefusedError
 from packetfs.format import trust
 from packetfs.release import VERSION
 from packetfs.sync.access import AsPeer
+from packetfs.sync.exports import Export, Exports
 from packetfs.sync.root import Root
 from packetfs.volume import Volume
 from packetfs.wire import protocol
@@ -73,6 +74,23 @@ def test_every_message_is_for_a_role(root: Root, kind: FrameType, intent: str) -
     message = hello() if kind is FrameType.HELLO else SAMPLES[kind]
     allowed = READS | (WRITES if intent == "write" else set())
     assert refusal(access, message) == ("" if kind.name in allowed else "role-too-low")
+
+
+@pytest.mark.parametrize("kind", FROM_CLIENT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("role", ["read", "write"])
+def test_every_message_about_an_exported_directory_is_for_a_role(
+    root: Root, tmp_path: Path, kind: FrameType, role: trust.Role
+) -> None:
+    (tmp_path / "site").mkdir()
+    with Exports([Export("site", str(tmp_path / "site"))]) as exports:
+        let_in(root, role)
+        environment = {"XDG_DATA_HOME": str(tmp_path / "data")}
+        access = AsPeer(root, DEVICE, "192.0.2.1:1", exports=exports, environment=environment)
+        assert access.directory(hello(b"\0site:/", "write", create=True)) is not None
+
+        message = hello() if kind is FrameType.HELLO else SAMPLES[kind]
+        allowed = READS | {"INGEST"} | (WRITES | {"CHECKOUT"} if role == "write" else set())
+        assert refusal(access, message) == ("" if kind.name in allowed else "role-too-low")
 
 
 @pytest.mark.parametrize("kind", [*FROM_CLIENT, None])

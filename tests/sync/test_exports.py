@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from packetfs.errors import NotFoundError, PacketFSError, RefusedError, UsageError
@@ -166,6 +168,28 @@ def test_roles_are_for_exports_and_paths_lead_nowhere_else(
     site.grant(role, granted)
 
     assert site.refusal(place, intent) == code
+
+
+@given(
+    said=st.lists(st.sampled_from([b"..", b".", b"", b"sub", b"link", b"/", b"\0", b"n" * 300, b"\xff"]), max_size=6)
+)
+def test_whatever_is_said_means_a_directory_in_the_export_or_nothing(
+    said: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    top = tmp_path_factory.mktemp("site")
+    grown(top, {"export/sub/old": b"old", "outside/x": b"x"})
+    (top / "export" / "link").symlink_to("../outside")
+    with Exports([Export("site", str(top / "export"))]) as exports:
+        try:
+            with exports.find("site", b"/".join(said)).opened(make=True) as place:
+                assert place is not None
+                found = Path(os.path.realpath(place))
+        except PacketFSError:
+            found = top / "export"
+
+    assert found.is_relative_to(top / "export")
+    assert sorted(os.listdir(top)) == ["export", "outside"]
+    assert os.listdir(top / "outside") == ["x"]
 
 
 @pytest.mark.parametrize("place", ["site:/sub", "docs:/sub"])

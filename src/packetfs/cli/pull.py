@@ -141,16 +141,7 @@ def pull(
         snapshot=snapshot.name,
         target=os.fsencode(directory),
         dry_run=dry_run,
-        created=report.created,
-        replaced=report.replaced,
-        metadata=report.metadata,
-        deleted=report.deleted,
-        not_deleted=report.not_deleted,
-        unchanged=report.unchanged,
-        unsupported=report.unsupported,
-        owner_not_set=report.owner_not_set,
-        attributes_not_set=report.attributes_not_set,
-        written_bytes=report.written_bytes,
+        **report.counts(),
         seconds=round(seconds, 3),
     )
     output.notice(

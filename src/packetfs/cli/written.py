@@ -4,18 +4,19 @@ The same for a pull and a sync. It decides nothing but the words.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from packetfs.cli.names import shown
 from packetfs.cli.quantities import amount
 from packetfs.cli.selection import tell_changes
 from packetfs.errors import PartialError
-from packetfs.events import Change, Problem, ProblemKind
+from packetfs.events import Change, ProblemKind
 
 if TYPE_CHECKING:
     from packetfs.cli.output import Output
+    from packetfs.sync.checkout import Written
 
-__all__ = ["Written", "counts_text", "missed_error", "raise_if_not_deleted", "teller"]
+__all__ = ["counts_text", "missed_error", "raise_if_not_deleted", "teller"]
 
 _SIGNS: Final = {"created": "+", "replaced": "~", "metadata": "m", "deleted": "-"}
 _MISSED: "Final[dict[ProblemKind, str]]" = {
@@ -23,31 +24,6 @@ _MISSED: "Final[dict[ProblemKind, str]]" = {
     "device-not-made": "is a device and was not made",
     "attributes-not-set": "has not all its extended attributes",
 }
-
-
-class Written(Protocol):
-    """The counts of a `PullReport` or a `Synced`."""
-
-    @property
-    def created(self) -> int: ...  # noqa: D102 - as there
-    @property
-    def replaced(self) -> int: ...  # noqa: D102
-    @property
-    def metadata(self) -> int: ...  # noqa: D102
-    @property
-    def deleted(self) -> int: ...  # noqa: D102
-    @property
-    def unchanged(self) -> int | None: ...  # noqa: D102
-    @property
-    def not_deleted(self) -> int: ...  # noqa: D102
-    @property
-    def unsupported(self) -> int: ...  # noqa: D102
-    @property
-    def owner_not_set(self) -> int: ...  # noqa: D102
-    @property
-    def attributes_not_set(self) -> int: ...  # noqa: D102
-    @property
-    def missed(self) -> tuple[Problem, ...]: ...  # noqa: D102
 
 
 def teller(output: "Output", *, itemize: bool, dry_run: bool) -> Callable[[Sequence[Change]], None]:
@@ -69,7 +45,7 @@ def teller(output: "Output", *, itemize: bool, dry_run: bool) -> Callable[[Seque
     return tell
 
 
-def counts_text(report: Written) -> str:
+def counts_text(report: "Written") -> str:
     """`3 created, 1 deleted, 1,200 unchanged`; empty where there is nothing to count."""
     return ", ".join(
         f"{count:,} {word}"
@@ -84,7 +60,7 @@ def counts_text(report: Written) -> str:
     )
 
 
-def raise_if_not_deleted(report: Written, *, delete_max: int | None, dry_run: bool) -> None:
+def raise_if_not_deleted(report: "Written", *, delete_max: int | None, dry_run: bool) -> None:
     """PartialError if more names had to be deleted than might be."""
     if report.not_deleted:
         raise PartialError(
@@ -96,7 +72,7 @@ def raise_if_not_deleted(report: Written, *, delete_max: int | None, dry_run: bo
         )
 
 
-def missed_error(output: "Output", report: Written, *, how: str) -> PartialError | None:
+def missed_error(output: "Output", report: "Written", *, how: str) -> PartialError | None:
     """What to raise if something could not be set; the first names of each kind are told. `how` it would be set."""
     if not report.missed:
         return None

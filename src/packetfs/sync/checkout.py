@@ -5,8 +5,8 @@ refused what could never be meant.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, cast
+from dataclasses import dataclass, fields
+from typing import Any, Final, cast
 
 from packetfs import kernel
 from packetfs.errors import RefusedError, UnavailableError, UsageError, disk_error
@@ -19,7 +19,7 @@ from packetfs.volume.ingest import teller
 from packetfs.volume.selection import Pattern, leaves_out, patterns_of
 from packetfs.volume.trees import Trees
 
-__all__ = ["AS_STORED", "NO_CARE", "Care", "Ownership", "PullReport", "pull", "refuse_growth"]
+__all__ = ["AS_STORED", "COUNTS", "NO_CARE", "Care", "Ownership", "PullReport", "Written", "pull", "refuse_growth"]
 
 _NAME_BYTES: Final = 8192  # of an entry: the rest of its last block, and its share of its directory
 
@@ -58,34 +58,53 @@ class Ownership:
 AS_STORED: Final = Ownership()
 
 
-@dataclass(frozen=True, slots=True)
-class PullReport:
-    """What a pull did (or, dry, would do), in names beneath the target."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What was done to a directory (or, dry, would be), in names beneath it."""
 
-    snapshot: Snapshot
-    dry_run: bool
     created: int
     replaced: int
     metadata: int
     """Names whose content stayed and whose mode, owner or time changed."""
     deleted: int
-    unchanged: int
-    unsupported: int
-    """Devices, which only root can make; they are not there."""
-    owner_not_set: int
-    """Names that belong to us instead of their owner, because we are not root."""
-    attributes_not_set: int
-    """Names without some of their extended attributes: only root may set them, or the file system has none."""
-    missed: tuple[Problem, ...]
-    """The first ten names of each of these."""
-    written_bytes: int
+    unchanged: int | None
+    """None where that is not counted."""
     not_deleted: int = 0
     """Names that would have been deleted, and were more than `Care.delete_max`."""
+    unsupported: int = 0
+    """Devices, which only root can make; they are not there."""
+    owner_not_set: int = 0
+    """Names that belong to us instead of their owner, because we are not root."""
+    attributes_not_set: int = 0
+    """Names without some of their extended attributes: only root may set them, or the file system has none."""
+    missed: tuple[Problem, ...] = ()
+    """The first names of each of these three."""
+    written_bytes: int = 0
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing was missed."""
         return not self.missed
+
+    def counts(self) -> dict[str, Any]:
+        """All but `missed`, by name: what a peer and a program are told."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def fields(self) -> dict[str, Any]:
+        """All of it, by name: for a value that has more."""
+        return {**self.counts(), "missed": self.missed}
+
+
+COUNTS: Final = tuple(field.name for field in fields(Written) if field.name != "missed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullReport(Written):
+    """What a pull did (or, dry, would do)."""
+
+    snapshot: Snapshot
+    dry_run: bool
+    unchanged: int
 
 
 def pull(
@@ -181,12 +200,12 @@ def pull(
         metadata=done.metadata,
         deleted=done.deleted,
         unchanged=done.unchanged,
+        not_deleted=done.not_deleted,
         unsupported=done.devices[0],
         owner_not_set=done.owners[0],
         attributes_not_set=done.attributes[0],
         missed=tuple(Problem(path=name, kind=kind) for kind, (_, names) in missed for name in names),
         written_bytes=done.written_bytes,
-        not_deleted=done.not_deleted,
     )
 
 

@@ -232,19 +232,7 @@ def check_out(
             progress=progress,
             report=report if said.tell else None,
         )
-    return protocol.CheckedOut(
-        created=done.created,
-        replaced=done.replaced,
-        metadata=done.metadata,
-        deleted=done.deleted,
-        unchanged=done.unchanged,
-        not_deleted=done.not_deleted,
-        unsupported=done.unsupported,
-        owner_not_set=done.owner_not_set,
-        attributes_not_set=done.attributes_not_set,
-        missed=_missed(done.missed),
-        written_bytes=done.written_bytes,
-    )
+    return protocol.CheckedOut(**done.counts(), missed=_missed(done.missed))
 
 
 def pages(changes: Sequence[Change]) -> list[protocol.Changes]:

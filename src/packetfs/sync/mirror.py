@@ -8,13 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 
 from packetfs.errors import InvalidError, RefusedError
 from packetfs.events import Change, Problem, Progress
 from packetfs.format.when import LATEST
 from packetfs.sync import checkout, transfer
-from packetfs.sync.checkout import NO_CARE, Care, Ownership
+from packetfs.sync.checkout import NO_CARE, Care, Ownership, Written
 from packetfs.sync.directory import FOUND, SENT, refused_with_place
 from packetfs.sync.link import ID_BYTES
 from packetfs.sync.plan import raced
@@ -25,31 +25,17 @@ from packetfs.wire import protocol
 
 __all__ = ["Synced", "fetch", "question", "send"]
 
-Watch = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 Report = Callable[[Sequence[Change]], None]
 _NOTHING_DONE = protocol.CheckedOut(0, 0, 0, 0, 0)
 _LOST = frozenset({"unreadable", "missing"})  # what the source has and nobody could read: never to be deleted for that
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """What a sync did (or, dry, would do) to the directory that it wrote to, in names, and what it moved."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced(Written):
+    """What a sync did (or, dry, would do) to the directory that it wrote to, and what it moved."""
 
     dry_run: bool
-    created: int
-    replaced: int
-    metadata: int
-    deleted: int
-    unchanged: int | None
-    """None: a dry run does not count them."""
-    not_deleted: int
-    """Names that would have been deleted, and were more than `Care.delete_max`."""
-    unsupported: int
-    owner_not_set: int
-    attributes_not_set: int
-    missed: tuple[Problem, ...]
-    """The first names of each of these."""
-    written_bytes: int
     logical_bytes: int
     """Of the source."""
     unread: int
@@ -88,7 +74,7 @@ def send(
     dry_run: bool = False,
     check_space: bool = True,
     ownership: Ownership = checkout.AS_STORED,
-    progress: Watch | None = None,
+    progress: OnProgress | None = None,
     report: Report | None = None,
 ) -> Synced:
     """Make the directory of the session, which is there, hold what `source` holds here.
@@ -106,15 +92,15 @@ def send(
             code="role-too-low",
             hint="ask who runs the server for a token with the role `write`, or to export it without `:ro`",
         )
-    # Both sides look at their directories at the same time: what the other has found is heard when it is needed.
-    ingesting = bool(session.ingesting)
-    ingested = cache(partial(_ingested, session, progress))
-    # To ask what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
-    session.origin_bytes = lambda: ingested().unique_bytes if ingesting else 0
+    is_first = bool(session.ingesting)
+    # Both sides look at their directories at the same time: what the other has found is heard when it is needed. To ask
+    # what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
+    ingested = cache(lambda: _ingested(session, progress))
+    session.origin_bytes = (lambda: ingested().unique_bytes) if is_first else (lambda: 0)
     selection = Selection(exclude=tuple(care.exclude))
     sources = [_source(os.fsencode(source))]
     if dry_run:
-        assert ingesting, "a dry run compares with what is found there"
+        assert is_first, "a dry run compares with what is found there"
         counts = _Counts(report, delete=delete, delete_max=care.delete_max)
         against = "nothing" if ingested().missing else FOUND
         pushed = session.push(
@@ -154,9 +140,9 @@ def send(
     snapshot, problems = pushed.report.snapshot, pushed.report.problems
     assert snapshot is not None, "a push that is not dry has a snapshot"
     request = pushed.then
-    if ingesting:
+    if is_first:
         ingested()
-    if not request and ingesting:
+    if is_first and not request:
         request = session.link.say(wanted(problems, snapshot.id[:ID_BYTES]))
     done = _heard(session, request, "writing", progress, report) if request else _NOTHING_DONE
     if not isinstance(done, protocol.CheckedOut):
@@ -167,18 +153,8 @@ def send(
         peer_anonymous_bytes=max(pushed.traffic.peer_anonymous_bytes, done.anonymous_kib << 10),
     )
     return Synced(
+        **_written(done).fields(),
         dry_run=False,
-        created=done.created,
-        replaced=done.replaced,
-        metadata=done.metadata,
-        deleted=done.deleted,
-        unchanged=done.unchanged,
-        not_deleted=done.not_deleted,
-        unsupported=done.unsupported,
-        owner_not_set=done.owner_not_set,
-        attributes_not_set=done.attributes_not_set,
-        missed=_problems(done.missed),
-        written_bytes=done.written_bytes,
         logical_bytes=pushed.report.statistics.logical_bytes,
         unread=_unread(problems),
         problems=problems,
@@ -196,7 +172,7 @@ def fetch(
     dry_run: bool = False,
     check_space: bool = True,
     ownership: Ownership = checkout.AS_STORED,
-    progress: Watch | None = None,
+    progress: OnProgress | None = None,
     report: Report | None = None,
 ) -> Synced:
     """Make the directory `target` here hold what the directory of the session holds there; see `send`."""
@@ -218,21 +194,10 @@ def fetch(
         progress=progress,
         report=report,
     )
-    done = pulled.report
     return Synced(
+        **pulled.report.fields(),
         dry_run=dry_run,
-        created=done.created,
-        replaced=done.replaced,
-        metadata=done.metadata,
-        deleted=done.deleted,
-        unchanged=done.unchanged,
-        not_deleted=done.not_deleted,
-        unsupported=done.unsupported,
-        owner_not_set=done.owner_not_set,
-        attributes_not_set=done.attributes_not_set,
-        missed=done.missed,
-        written_bytes=done.written_bytes,
-        logical_bytes=done.snapshot.statistics.logical_bytes,
+        logical_bytes=pulled.report.snapshot.statistics.logical_bytes,
         unread=ingested.unread,
         problems=_problems(ingested.problems),
         far_bytes=ingested.disk_bytes,
@@ -278,10 +243,6 @@ class _Counts:
             deleted=0 if too_many else self._counts["deleted"],
             unchanged=None,
             not_deleted=self._going if too_many else 0,
-            unsupported=0,
-            owner_not_set=0,
-            attributes_not_set=0,
-            missed=(),
             written_bytes=new_bytes,
             logical_bytes=logical_bytes,
             unread=_unread(problems),
@@ -295,7 +256,7 @@ def _source(path: bytes) -> Source:
     return Source(path, None if os.path.isdir(path) else os.path.basename(path))
 
 
-def _ingested(session: Session, progress: Watch | None) -> protocol.Ingested:
+def _ingested(session: Session, progress: OnProgress | None) -> protocol.Ingested:
     """The answer to what was asked with the greeting."""
     request, session.ingesting = session.ingesting, 0
     assert request, "a session with a directory begins with a look at it, and is used once"
@@ -306,7 +267,7 @@ def _ingested(session: Session, progress: Watch | None) -> protocol.Ingested:
 
 
 def _heard(
-    session: Session, request: int, phase: str, progress: Watch | None, report: Report | None
+    session: Session, request: int, phase: str, progress: OnProgress | None, report: Report | None
 ) -> protocol.Message:
     """The answer to `request`; what is told before it is passed on."""
     while True:
@@ -348,6 +309,11 @@ def _with_the_rest(session: Session, traffic: Traffic) -> Traffic:
 
 def _unread(problems: Sequence[Problem]) -> int:
     return sum(problem.kind in _LOST for problem in problems)
+
+
+def _written(done: protocol.CheckedOut) -> Written:
+    """The counts as they were told."""
+    return Written(**{name: getattr(done, name) for name in checkout.COUNTS}, missed=_problems(done.missed))
 
 
 def _problems(missed: Sequence[protocol.Missed]) -> tuple[Problem, ...]:

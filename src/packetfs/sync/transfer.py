@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pulled", "Pushed", "Stream", "fetch_absent", "pull", "push"]
 
-Watch = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 _NOT_ASKED = 1 << 62  # from here on a ticket is no request, and says how many tags nobody was asked about
 _MUCH = 1 << 62
 _LAST_BODY_S = 2.0  # for what is being sent when a push is interrupted
@@ -91,7 +91,7 @@ def push(
     dry_run: bool = False,
     message: str = "",
     labels: Labels = NO_LABELS,
-    progress: Watch | None = None,
+    progress: OnProgress | None = None,
     changes: Callable[[Sequence[Change]], None] | None = None,
     then: Callable[[Sequence[Problem]], protocol.Message] | None = None,
 ) -> Pushed:
@@ -164,7 +164,7 @@ def pull(
     ownership: checkout.Ownership = checkout.AS_STORED,
     held: tuple[Source, Selection] | None = None,
     sparse: bool = False,
-    progress: Watch | None = None,
+    progress: OnProgress | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> Pulled:
     """Make the directory `target` hold what a snapshot has at `path`. See `checkout.pull`: it promises the same.
@@ -212,7 +212,7 @@ def _is_worth_holding(session: Session, snapshot: Snapshot) -> bool:
     return asks(sum(length for _, length in absent), 0)
 
 
-def _hold(session: Session, source: Source, selection: Selection, progress: Watch | None) -> None:
+def _hold(session: Session, source: Source, selection: Selection, progress: OnProgress | None) -> None:
     """Read a directory here and put what of it the origin has where the origin has it. The rest goes nowhere."""
     try:
         found = Ingest(session.replica, [source], selection)
@@ -260,7 +260,7 @@ def _push_once(
     dry_run: bool,
     message: str,
     labels: Labels,
-    progress: Watch | None,
+    progress: OnProgress | None,
     changes: Callable[[Sequence[Change]], None] | None,
     then: Callable[[Sequence[Problem]], protocol.Message] | None,
 ) -> tuple[PushReport, tuple[int, int, int, int], int]:
@@ -609,6 +609,6 @@ def _wanted(ref: str, proposal: Proposal, base: Snapshot | None) -> protocol.Com
     )
 
 
-def _tell(progress: Watch | None, ingested: kernel.Ingested) -> None:
+def _tell(progress: OnProgress | None, ingested: kernel.Ingested) -> None:
     if progress is not None:
         progress(Progress(phase="committing", files=ingested.files, bytes=ingested.logical_bytes))

@@ -83,7 +83,7 @@ class PushReport:
     """Names that were met and not selected; in a directory that is as it was nobody meets any."""
 
 
-Watch = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 Tell = Callable[[Sequence[Change]], None]
 
 
@@ -173,7 +173,7 @@ class Ingest:
         next_: bytes | None,
         *,
         dry_run: bool,
-        progress: Watch | None,
+        progress: OnProgress | None,
         ask: Asking | None = None,
         keep_pages: bool = False,
     ) -> kernel.Ingested:
@@ -192,7 +192,7 @@ class Ingest:
             clean_device=_device(os.path.join(holder.path, "cache")),
             dry_run=dry_run,
             grant=grant,
-            progress=watcher(progress),
+            progress=teller_of_progress(progress),
             owner_name=owners.name_of,
             ask=ask,
             selection=self._selection,
@@ -221,7 +221,7 @@ class StreamIngest:
         next_: bytes | None,
         *,
         dry_run: bool,
-        progress: Watch | None,
+        progress: OnProgress | None,
         ask: Asking | None = None,
         keep_pages: bool = False,
     ) -> kernel.Ingested:
@@ -235,7 +235,7 @@ class StreamIngest:
             mtime_ns=self._holder.env.now_ns(),
             dry_run=dry_run,
             grant=grant,
-            progress=watcher(progress),
+            progress=teller_of_progress(progress),
             owner_name=owners.name_of,
             ask=ask,
         )
@@ -250,7 +250,7 @@ def push(
     always: bool,
     message: str,
     labels: Labels,
-    progress: Watch | None,
+    progress: OnProgress | None,
     report: Tell | None = None,
 ) -> PushReport:
     """Store what `found` reads as the next snapshot of `ref`. See `Volume.push`."""
@@ -279,7 +279,7 @@ class _Push:
         self.labels = labels
         self.begun_s = volume.env.monotonic_s()
 
-    def run(self, *, dry_run: bool, progress: Watch | None, report: Tell | None) -> PushReport:
+    def run(self, *, dry_run: bool, progress: OnProgress | None, report: Tell | None) -> PushReport:
         """The story: ingest, make durable, commit; then what may be lost: caches and the index."""
         volume, found, cache = self.volume, self.found, self.found.cache
         before = self._where_the_ref_is()
@@ -514,7 +514,7 @@ def refuse_lease(full: kernel.Lease | None) -> kernel.Lease:
     raise AssertionError("a dry run asked for a lease")
 
 
-def watcher(progress: Watch | None) -> Callable[[int, int, int, int, int], None]:
+def teller_of_progress(progress: OnProgress | None) -> Callable[[int, int, int, int, int], None]:
     """What the kernel tells of an ingest, as events."""
 
     def watch(files: int, directories: int, done: int, new: int, unchanged: int) -> None:
@@ -547,7 +547,7 @@ def tell_changes(holder: Holder, before: Snapshot | None, ingested: kernel.Inges
     ingested.changes(holder.space, page_of(before), teller(report))
 
 
-def _tell(progress: Watch | None, event: Progress) -> None:
+def _tell(progress: OnProgress | None, event: Progress) -> None:
     if progress is not None:
         progress(event)
 
