@@ -324,7 +324,7 @@ def test_what_is_wrong_is_said_with_what_to_do(tmp_path: Path, remote: Remote) -
 
     assert "rsync" in both.err
     assert "run packetfs on one of the two" in neither.err
-    assert "not a directory" in file.err
+    assert "is a single file" in file.err
     assert "does not exist" in nothing.err
     assert "daemon" in daemon.err
     assert "ssh" in later.err
