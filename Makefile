@@ -1,6 +1,6 @@
 # One desk: what a person or a machine does to this project is a line here. Bare `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo build check test soak bench clean
+.PHONY: help demo build check test soak bench bench-served clean
 export PATH := $(PATH):$(HOME)/.cargo/bin
 RUN := .venv/bin
 
@@ -25,6 +25,9 @@ soak: build ## the long counts: kills, simulated damage, properties (hours)
 
 bench: build ## side by side with cp, tar, restic, borg and find: a table, and JSON in bench/results
 	$(RUN)/python -m bench.compare
+
+bench-served: build ## push, pull, sync, watch and replication between two machines, beside their peers (root; hours)
+	$(RUN)/python -m bench.served
 
 clean: ## remove what was built or downloaded here
 	rm -rf .venv target dist bench/data bench/results .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

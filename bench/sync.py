@@ -85,7 +85,9 @@ def report(
     for workload in dict.fromkeys(_workload(case.name) for case in chosen):
         story = next(case.story for case in chosen if _workload(case.name) == workload)
         found = [run for run in runs if _workload(run.case) == workload]
-        measured = f" ({found[0].source_files:,} files, {found[0].source_bytes / 1e6:,.1f} MB)" if found else ""
+        if not found:
+            continue
+        measured = f" ({found[0].source_files:,} files, {found[0].source_bytes / 1e6:,.1f} MB)"
         lines += [f"**{workload}**: {story}{measured}", "", *_table(workload, found, figures), ""]
     rounds = 1 + max((run.round for run in runs), default=0)
     lines.append(

@@ -11,6 +11,7 @@ what PacketFS took, what the peers took and the verdict, and writes every single
 from __future__ import annotations
 
 import argparse
+import compileall
 import datetime as dt
 import json
 import signal
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+import packetfs
 from bench.cases import PATCH, SSH, Case, Goal, cases
 from bench.compare import RESULTS, machine, say
 from bench.harness import (
@@ -101,6 +103,8 @@ def play_all(name: str, rows: Sequence[Case], report: Report, options: argparse.
         say(f"{subject}: {why}; it is left out")
     present = [s for s in subjects if s.name not in absent]
 
+    # As an installed package is: where nobody may write them, Python makes its modules anew at every start.
+    compileall.compile_dir(packetfs.__path__[0], quiet=2)
     runs: list[Run] = []
     failures: Failures = {}
     code = 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import cases as rows
-from bench import harness, measure, sync
+from bench import harness, measure, served, sync
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
 from bench.movers import everyone
@@ -326,3 +326,20 @@ def test_round_trips_of_sync_are_what_its_slow_link_adds_and_one_for_each_connec
     ]
 
     assert "| rsync -a | **0 B** | **11** |" in sync.report(sync.rows(), runs, [], {}, {})
+
+
+# -- everything by one command -----------------------------------------------------------------------------------------
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    told = served.run(served.Part("Lag", "bench.no_such_part"), quick=False)
+
+    assert told.exit_code is None
+    assert "Not measured: there is no bench.no_such_part yet." in served.section(told)
+
+
+def test_a_part_that_fails_says_so_beside_what_it_printed() -> None:
+    told = served.run(served.Part("Sync", "bench.sync", ("--case", "no such case")), quick=False)
+
+    assert told.exit_code == 1
+    assert "It ended with exit code 1" in served.section(told)

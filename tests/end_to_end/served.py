@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,16 +82,22 @@ class Served:
         self.place = place
         self.root = place / "served"
         self.root.mkdir()
+        self.host = "127.0.0.1"
         self.port = 0
+        self.err = ""
+        """What it wrote to standard error, once it has been stopped."""
         self.device = ""
         self.lines: list[dict[str, Any]] = []
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *options: str, port: int = 0) -> None:
+    def start(
+        self, *options: str, host: str = "127.0.0.1", port: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Start the server; it listens when this returns."""
+        self.host = host
         self._process = subprocess.Popen(
-            [COMMAND, "serve", "--root", self.root, "--listen", f"127.0.0.1:{port}", "--json", *options],
-            env=self.environment("server"),
+            [COMMAND, "serve", "--root", self.root, "--listen", f"{host}:{port}", "--json", *options],
+            env=self.environment("server") | dict(environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -99,8 +105,9 @@ class Served:
         self.lines = [json.loads(self._process.stdout.readline() or b"{}")]
         assert self.lines[0].get("event") == "listening", (self.lines, self._process.communicate())
         self.port, self.device = self.lines[0]["port"], self.lines[0]["device"]
-        if "--public-read" in options:
-            self.lines.append(json.loads(self._process.stdout.readline()))
+        for option in ("--public-read", "--metrics"):
+            if option in options:
+                self.lines.append(json.loads(self._process.stdout.readline()))
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Tell the server to end; its exit code."""
@@ -108,8 +115,14 @@ class Served:
         self._process.send_signal(number)
         _, err = self._process.communicate(timeout=60)
         assert b"Traceback" not in err, err
+        self.err = err.decode()
         process, self._process = self._process, None
         return process.returncode
+
+    def line(self, event: str) -> dict[str, Any]:
+        """The line of that kind that the server wrote when it began."""
+        (found,) = (line for line in self.lines if line["event"] == event)
+        return found
 
     def kill(self) -> None:
         """End it in any case."""
@@ -117,6 +130,14 @@ class Served:
             self._process.kill()
             self._process.communicate()
             self._process = None
+
+    def kill_within(self, seconds: float) -> None:
+        """End it as a power cut would, after a while in which it has no reason to end by itself."""
+        assert self._process is not None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            raise AssertionError("the server has ended by itself")
+        self.kill()
 
     @property
     def pid(self) -> int:

@@ -15,6 +15,7 @@ import pytest
 from packetfs.errors import PacketFSError
 from packetfs.release import VERSION
 from packetfs.sync.link import Link
+from packetfs.sync.listen import HANDSHAKES_MAX
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import FrameType, encode
@@ -462,6 +463,24 @@ def test_a_volume_takes_no_more_than_its_quota(served: Served, tmp_path: Path) -
     assert used < 40 << 20  # what is noticed with a frame of literals is noticed when that frame has come
 
 
+def test_machines_that_push_at_once_exceed_a_quota_by_no_more_than_one_frame(served: Served, tmp_path: Path) -> None:
+    served.start("--quota", "24M")
+    machines = ["ada", "bob", "eve", "zoe"]
+    (tmp_path / "small").write_bytes(b"small")
+    for machine in machines:
+        served.pair(machine, "--role", "admin")
+        (tmp_path / f"of-{machine}").write_bytes(os.urandom(40 << 20))
+        served(machine, "push", tmp_path / "small", served.url(f"work:{machine}"))
+
+    running = [served.begin(m, "push", tmp_path / f"of-{m}", served.url(f"work:{m}"), "--json") for m in machines]
+    ended = [process.communicate(timeout=120) for process in running]
+
+    assert [process.returncode for process in running] == [7] * 4, ended
+    assert all(b"quota-exceeded" in out for out, _ in ended)
+    used = sum(path.stat().st_blocks * 512 for path in (served.root / "work").rglob("*") if path.is_file())
+    assert used < 44 << 20  # each of the four could add a frame of 16 MiB when each counted for itself
+
+
 def test_a_peer_is_as_fast_as_it_may_be(served: Served, tmp_path: Path) -> None:
     served.start("--max-bytes-per-s", "4M")
     served.pair("ada", "--role", "admin")
@@ -576,6 +595,34 @@ def test_options_that_would_do_nothing_are_refused(served: Served, options: list
 
     assert refused.code in (1, 2)
     assert refused.event("error")["hint"]
+
+
+def test_one_who_knocks_without_end_takes_only_his_own_places(served: Served) -> None:
+    """From one address there come more connections than the server keeps; who comes from another is let in."""
+    served.start()
+    served.pair("ada", "--role", "admin")
+    is_over = threading.Event()
+    knocked: list[socket.socket] = []
+
+    def knock() -> None:
+        while not is_over.is_set():
+            with suppress(OSError):
+                knocked.append(socket.create_connection(("127.0.0.1", served.port), source_address=("127.0.0.2", 0)))
+            if len(knocked) > 2 * HANDSHAKES_MAX:
+                knocked.pop(0).close()
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    served.until(lambda: len(knocked) > HANDSHAKES_MAX, "nobody could knock", 20_000)
+    try:
+        answers = [served("ada", "refs", served.url("work"), "--json", code=1) for _ in range(5)]
+    finally:
+        is_over.set()
+        thread.join()
+        for one in knocked:
+            one.close()
+
+    assert [answer.event("error")["code"] for answer in answers] == ["volume-not-found"] * 5
 
 
 def test_a_port_that_is_taken_is_told(served: Served) -> None:

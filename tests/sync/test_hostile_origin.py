@@ -30,6 +30,8 @@ from tests.sync.conftest import Origin
 from tests.sync.test_hostile_client import file_at, literals, moved
 from tests.volume.conftest import grown
 
+pytestmark = pytest.mark.usefixtures("over")
+
 Message: TypeAlias = protocol.Message
 Lie: TypeAlias = Callable[[Iterator[Message]], Iterator[Message]]
 

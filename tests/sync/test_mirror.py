@@ -61,6 +61,20 @@ def test_nothing_is_committed_for_what_has_not_changed(far: Far, source: Path) -
     assert difference(facts(source), facts(far.path)) == []
 
 
+def test_both_sides_look_at_their_directories_at_the_same_time(far: Far, source: Path) -> None:
+    """What is here has been read before the answer to the question of what is there is awaited."""
+    with far.session() as session:
+        mirror.send(session, str(source))
+    grown(source, {"new": b"new"})
+    is_awaited_yet: list[bool] = []
+
+    with far.session() as session:
+        mirror.send(session, str(source), progress=lambda _: is_awaited_yet.append(session.ingesting == 0))
+
+    assert is_awaited_yet[:1] == [False]
+    assert difference(facts(source), facts(far.path)) == []
+
+
 def test_the_changes_there_are_told_here_as_they_are_in_a_pull(far: Far, source: Path) -> None:
     told: list[Change] = []
     with far.session() as session:

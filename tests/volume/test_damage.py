@@ -67,6 +67,23 @@ def test_a_flipped_bit_in_the_journal_gives_the_truth_or_an_error(
     assert codes <= {5, 7, 8}  # damaged; no longer a database that can be opened; of a version that is not known
 
 
+def test_an_index_that_lost_an_entry_hides_no_segment_and_is_found_by_the_check(closed: Path) -> None:
+    """One bit: the place of the only entry becomes one in the page's empty middle, which SQLite reads as no stamp."""
+    truth = everything(closed)
+    db = apsw.Connection(str(closed / "journal.db"))
+    root = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'segments_by_stamp'").get
+    db.close()
+    damaged = bytearray((closed / "journal.db").read_bytes())
+    start = (root - 1) * 4096
+    assert damaged[start : start + 5] == b"\x0a\x00\x00\x00\x01"  # a leaf with one entry
+    damaged[start + 9] ^= 0x80
+    (closed / "journal.db").write_bytes(damaged)
+
+    assert everything(closed) == truth
+    with pytest.raises(DamagedError):
+        checked(closed)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, 511, 512, 4095, 4096, 5000, 20_000])
 def test_a_truncated_journal_is_damaged(keep: int, closed: Path) -> None:
     data = (closed / "journal.db").read_bytes()

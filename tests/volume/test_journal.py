@@ -7,6 +7,7 @@ import pytest
 
 from packetfs.errors import BusyError, UnavailableError
 from packetfs.volume import Volume
+from packetfs.volume.group import Queue
 from tests.volume.conftest import TurnedEnv
 
 
@@ -18,6 +19,11 @@ def fail(volume: Volume) -> None:
     with volume.journal.writing() as db:
         visit(db, "gone")
         raise ZeroDivisionError
+
+
+def as_in_another_process(volume: Volume) -> None:
+    """Its writers do not know of those of the same file in this process."""
+    volume.journal.queue = Queue()
 
 
 def visits(volume: Volume) -> list[str]:
@@ -53,6 +59,7 @@ def test_a_reader_stays_with_the_state_it_began_with(volume: Volume) -> None:
 
 def test_a_writer_that_waits_too_long_is_told_who_to_ask(volume: Volume, env: TurnedEnv) -> None:
     """It waits as long as it was told, looking every few milliseconds, then leaves everything as it was."""
+    as_in_another_process(volume)
     with (
         Volume.open(volume.path, lock_wait_s=2.5, env=env) as other,
         volume.journal.writing(),
@@ -68,6 +75,7 @@ def test_a_writer_that_waits_too_long_is_told_who_to_ask(volume: Volume, env: Tu
 
 
 def test_a_writer_goes_on_as_soon_as_the_other_has_committed(volume: Volume, env: TurnedEnv) -> None:
+    as_in_another_process(volume)
     with Volume.open(volume.path, env=env) as other:
         holding = volume.journal.writing()
         visit(holding.__enter__(), "first")
@@ -78,6 +86,20 @@ def test_a_writer_goes_on_as_soon_as_the_other_has_committed(volume: Volume, env
 
     assert len(env.slept_s) == 3
     assert visits(volume) == ["first", "second"]
+
+
+def test_a_thread_that_waits_too_long_for_another_is_told_so(volume: Volume, env: TurnedEnv) -> None:
+    with (
+        Volume.open(volume.path, lock_wait_s=0.05, env=env) as other,
+        volume.journal.writing(),
+        pytest.raises(BusyError) as caught,
+        other.journal.writing(),
+    ):
+        pass
+
+    assert "of this process" in caught.value.message
+    assert "--lock-wait" in caught.value.hint
+    assert env.slept_s == []
 
 
 def test_readers_never_wait(volume: Volume, env: TurnedEnv) -> None:

@@ -299,6 +299,24 @@ def test_a_certificate_is_not_enough_without_its_key(pair: Pair, tmp_path: Path)
     assert caught.value.code == "bad-identity"
 
 
+def test_a_client_that_takes_nothing_does_not_hold_a_server(pair: Pair) -> None:
+    """What is being sent to it ends after a time without progress; a minute or two, here as good as none."""
+    far: list[Tls] = []
+    thread = threading.Thread(target=lambda: far.append(pair.accept()))
+    thread.start()
+    with pair.connect():
+        thread.join()
+        assert far[0]._stall_s == 120
+        far[0]._stall_s = 0.05
+
+        with pytest.raises(UnavailableError) as caught:
+            far[0].send([bytes(64 << 20)])
+        far[0].close()
+
+    assert caught.value.code == "peer-gone"
+    assert "it took nothing for 0.05 s" in caught.value.message
+
+
 def test_a_connection_that_is_reset_at_once_is_no_harm(pair: Pair) -> None:
     far = Far(pair)
     connection = dial(pair)

@@ -403,8 +403,9 @@ fn met_since(before: usize) -> bool {
 
 // ---- What the signal handler reads and writes: atomics in static memory, nothing else. ----
 
-/// Regions that there can be at once: arenas, and files mapped whole.
-const REGIONS_MAX: usize = 4096;
+/// Regions that there can be at once: arenas, and files mapped whole. 5 MB of zeros, which take no memory before they
+/// are used; the system itself maps no more than 65,530 by default.
+const REGIONS_MAX: usize = 32 << 10;
 
 /// One row of the handler's table. Free: `taken` is false. Matching: `start <= page < end`.
 struct Row {

@@ -18,17 +18,20 @@ use crate::keys::{Digest, Keys, keyed, tag};
 use crate::map::{Map, Slice, guarded, map_file};
 use crate::slot::Slots;
 use crate::table::{ChunkRef, HEADER_BYTES, Header, Kind, Record, SegmentTable, TableBytes, encode_batch};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Memory for parsed chunk tables: rows of about 1.4 million chunks, 40 GiB of data at the default average.
 const TABLES_BYTES_MAX: usize = 16 << 20;
-/// Mapped chunk tables at once; the map watches over 4,096 regions in all.
+/// Chunk tables held at once.
 const TABLES_MAX: usize = 1024;
+/// Shorter chunk tables are read, not mapped: a server has a space for each session, each of them knows the segments of
+/// all others, and the map watches over so many regions in all (64 clients that pushed at once had used up 4,096).
+const MAPPED_TABLE_BYTES_MIN: u64 = 16 << 10;
 /// While catching up, so many claims are held in memory (16 MiB) before they are published to a table.
 const CATCH_UP_ENTRIES_MAX: u64 = 512 << 10;
 
@@ -70,6 +73,10 @@ pub struct Space {
     /// Segment -> bytes of its chunk table whose chunks are in `index`. Its lock is held while catching up, so that
     /// two threads do not read the same tables.
     indexed: Mutex<BTreeMap<u64, u64>>,
+    /// Segments that have grown since the index was caught up with them, which is done when it is asked: most sessions
+    /// of a server never ask, and there each knows the segments of all others.
+    behind: Mutex<HashSet<u64>>,
+    is_behind: AtomicBool,
 }
 
 /// Parsed chunk tables of committed segments, the least recently used dropped first.
@@ -102,6 +109,8 @@ impl Space {
             params,
             map: Map::new(),
             indexed: Mutex::new(index.stamps()),
+            behind: Mutex::default(),
+            is_behind: AtomicBool::new(false),
             index,
             committed: RwLock::default(),
             provisional: RwLock::default(),
@@ -157,7 +166,7 @@ impl Space {
         Header { volume_id: self.volume_id, segment, slot_key_id: self.slot_key_id }
     }
 
-    /// Takes the journal's word for what is durable, and catches the index up with it. Rows that say less than what is
+    /// Takes the journal's word for what is durable. Rows that say less than what is
     /// already known are ignored: what was committed stays committed.
     ///
     /// The rows that [`Lease::flush_all`](crate::lease::Lease::flush_all) answers may be admitted too, so that this
@@ -183,7 +192,9 @@ impl Space {
             }
         }
         self.drop_committed(&grown);
-        self.catch_up(&grown);
+        let mut behind = lock(&self.behind);
+        behind.extend(grown.iter().map(|row| row.segment));
+        self.is_behind.store(!behind.is_empty(), Ordering::Release);
         Ok(())
     }
 
@@ -204,6 +215,7 @@ impl Space {
     /// is always right.
     pub fn find(&self, digest: &Digest, length: u32, kind: Kind) -> Result<Option<Address>> {
         let mut claims = Vec::new();
+        self.catch_up_if_behind();
         self.index.find(tag(digest), &mut claims);
         for address in claims {
             if self.confirm(address, digest, length, kind)? {
@@ -225,6 +237,7 @@ impl Space {
     /// index does not know yet.
     pub fn find_tags(&self, tags: &[u64]) -> Vec<Option<Tagged>> {
         let mut claims = vec![0; tags.len()];
+        self.catch_up_if_behind();
         self.index.find_batch(tags, &mut claims);
         let mut others = Vec::new();
         let mut find = |(&tag, claim): (&u64, Address)| {
@@ -430,6 +443,7 @@ impl Space {
 
     /// How many claims of the index are in memory only. Publishing is worth it from some ten thousand.
     pub fn open_entries(&self) -> u64 {
+        self.catch_up_if_behind();
         self.index.open_entries()
     }
 
@@ -440,10 +454,12 @@ impl Space {
 
     /// Publishes the committed claims, for other processes and the next one. False if another process is at it.
     pub fn publish_index(&self) -> Result<bool> {
+        self.catch_up_if_behind();
         let covered = lock(&self.indexed).clone();
         let published = self.index.publish(self.is_committed(), &covered)?;
-        if published && self.fall_back(&covered, &mut lock(&self.indexed)) {
-            self.catch_up(&self.all_committed());
+        let mut indexed = lock(&self.indexed);
+        if published && self.fall_back(&covered, &mut indexed) {
+            self.catch_up(&self.all_committed(), &mut indexed);
         }
         Ok(published)
     }
@@ -469,13 +485,25 @@ impl Space {
         fallen
     }
 
-    /// Puts the chunks that the index has not seen into it. A chunk table that cannot be read is left for later.
-    fn catch_up(&self, rows: &[Committed]) {
+    /// Sees to it that the index knows all that is admitted. Who comes while another thread is at it waits for that.
+    fn catch_up_if_behind(&self) {
+        if !self.is_behind.load(Ordering::Acquire) {
+            return;
+        }
         let mut indexed = lock(&self.indexed);
-        if !self.catch_up_once(rows, &mut indexed) {
+        let segments = std::mem::take(&mut *lock(&self.behind));
+        let rows: Vec<Committed> = segments.iter().filter_map(|segment| self.committed(*segment)).collect();
+        self.catch_up(&rows, &mut indexed);
+        let behind = lock(&self.behind);
+        self.is_behind.store(!behind.is_empty(), Ordering::Release);
+    }
+
+    /// Puts the chunks that the index has not seen into it. A chunk table that cannot be read is left for later.
+    fn catch_up(&self, rows: &[Committed], indexed: &mut BTreeMap<u64, u64>) {
+        if !self.catch_up_once(rows, indexed) {
             // The index shrank while we were at it. Once more, for all; if it shrinks again, the next admission goes
             // on.
-            self.catch_up_once(&self.all_committed(), &mut indexed);
+            self.catch_up_once(&self.all_committed(), indexed);
         }
     }
 
@@ -593,7 +621,15 @@ impl Space {
         let segment = committed.segment;
         let path = self.table_path(segment);
         let file = File::open(&path).map_err(|source| self.unreadable(segment, "open", &path, source))?;
-        let bytes = TableBytes::Mapped(map_file(&file)?);
+        let bytes = match committed.table_bytes < MAPPED_TABLE_BYTES_MIN {
+            true => {
+                let mut bytes = Vec::with_capacity(committed.table_bytes as usize);
+                let read = (&file).take(committed.table_bytes).read_to_end(&mut bytes);
+                read.map_err(|source| self.unreadable(segment, "read", &path, source))?;
+                TableBytes::Owned(bytes)
+            }
+            false => TableBytes::Mapped(map_file(&file)?),
+        };
         let read = || match &old {
             Some(old) => old.grown(bytes, committed.table_bytes),
             None => SegmentTable::parse(bytes, committed.table_bytes, &self.table_header(segment)),

@@ -1,7 +1,9 @@
 """`packetfs serve`: answer one peer over ssh, or the machines that were paired, over TLS; and invite one more."""
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,7 +17,12 @@ from packetfs.errors import EXIT_OK, UsageError
 from packetfs.format.location import DEFAULT_PORT, parse_address
 
 if TYPE_CHECKING:
+    from packetfs.cli.output import Output
     from packetfs.format.trust import Role
+    from packetfs.sync.listen import Server
+    from packetfs.sync.metrics import Metrics
+
+METRICS_PORT: Final = 20551
 
 _EVERYWHERE = ("0.0.0.0", "[::]", "::")  # noqa: S104 - to tell that nobody can connect to them
 
@@ -63,6 +70,16 @@ packetfs serve --stdio
 )
 @click.option("--max-bytes-per-s", metavar="SIZE", help="How fast one peer may be, all of its sessions together: 20M.")
 @click.option("--quota", metavar="SIZE", help="How much disk each volume may take: 500G.")
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Tell numbers to Prometheus over HTTP, at /healthz whether all is well; a PORT alone is for this machine.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="Write what is done for whom to standard error too, line by line.",
+)
 def serve(
     invocation: Invocation,
     *,
@@ -78,6 +95,8 @@ def serve(
     max_sessions: int,
     max_bytes_per_s: str | None,
     quota: str | None,
+    metrics: str | None,
+    log_format: str | None,
 ) -> int:
     """Serve volumes to other machines.
 
@@ -107,7 +126,17 @@ def serve(
             bytes_per_s=_positive(max_bytes_per_s, "--max-bytes-per-s"),
             quota_bytes=_positive(quota, "--quota"),
         )
-        _listen(invocation, root, exports, listen, addresses, limits=limits, public_read=public_read)
+        _listen(
+            invocation,
+            root,
+            exports,
+            listen,
+            addresses,
+            limits=limits,
+            public_read=public_read,
+            metrics=metrics,
+            log_format=log_format,
+        )
     return EXIT_OK
 
 
@@ -115,9 +144,12 @@ _MEANT_FOR = {
     "--stdio": frozenset({"stdio"}),
     "--invite": frozenset({"root", "invite", "role", "expires", "addresses"}),
     "--root": frozenset(
-        {"root", "exports", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"},
+        {"root", "exports", "listen", "addresses", "public_read", "max_sessions", "max_bytes_per_s", "quota"}
+        | {"metrics", "log_format"},
     ),
-    "--export": frozenset({"exports", "listen", "addresses", "max_sessions", "max_bytes_per_s", "quota"}),
+    "--export": frozenset(
+        {"exports", "listen", "addresses", "max_sessions", "max_bytes_per_s", "quota", "metrics", "log_format"}
+    ),
 }
 
 
@@ -154,7 +186,10 @@ def _listen(
     *,
     limits: object,
     public_read: bool,
+    metrics: str | None,
+    log_format: str | None,
 ) -> None:
+    from packetfs.cli.notify import notify
     from packetfs.sync.exports import Exports, parse_export
     from packetfs.sync.identity import data_directory
     from packetfs.sync.listen import Limits, Server
@@ -171,6 +206,8 @@ def _listen(
         output.warning(lines.Notice(code="bug", message=text), text)
 
     root = root_at(place, make=True)
+    if log_format is not None:
+        root.audit.heard = partial(_log, output, json=log_format == "json")
     own = (root.path, data_directory(invocation.environment))
     with (
         Exports([parse_export(text) for text in directories], spared=own) as exports,
@@ -184,6 +221,7 @@ def _listen(
             lock_wait_s=invocation.settings.lock_wait_s,
             failed=failed,
         ) as server,
+        _measured(server, metrics) as measured,
     ):
         line = lines.Listening(
             root=root.path if place is None else place, host=server.host, port=server.port, device=server.device.hex()
@@ -196,11 +234,39 @@ def _listen(
             exported = lines.Exported(name=export.name, path=os.fsencode(export.path), read_only=export.read_only)
             how = ", for reading only" if export.read_only else ""
             output.data(exported, f"exports {shown(os.fsencode(export.path))} as {export.name}{how}")
+        if measured is not None:
+            line_ = lines.Measuring(host=measured.host, port=measured.port)
+            output.data(line_, f"tells numbers at http://{measured.host}:{measured.port}/metrics")
         output.flush()
+        notify(READY=1, STATUS=f"listening at {server.address}")
         try:
             server.run()
         except KeyboardInterrupt:
+            notify(STOPPING=1, STATUS="ends: it was told to")
             output.notice(lines.Notice(code="stopped", message="ends: it was told to"), "ends: it was told to")
+
+
+def _measured(server: "Server", place: str | None) -> "AbstractContextManager[Metrics | None]":
+    """What tells the numbers of `server`, at HOST:PORT or PORT; nothing for None."""
+    if place is None:
+        return nullcontext()
+    from packetfs.sync.metrics import Metrics
+
+    host, port = parse_address(f"127.0.0.1:{place}" if place.isdigit() else place, port=METRICS_PORT)
+    return Metrics(server, host, port)
+
+
+def _log(output: "Output", line: "dict[str, object]", *, json: bool) -> None:
+    import msgspec
+
+    if json:
+        output.line(msgspec.json.encode(line).decode())
+        return
+    said = {name: value for name, value in line.items() if name not in ("time_ns", "event", "result")}
+    if "device" in said:
+        said["device"] = str(said["device"])[:12]
+    fields = " ".join(f"{name}={shown(str(value).encode())}" for name, value in said.items() if value != "")
+    output.line(f"{line['event']} {line['result']} {fields}".rstrip())
 
 
 def _invite(

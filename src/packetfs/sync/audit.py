@@ -7,6 +7,7 @@ fills the disk by knocking.
 import errno
 import os
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -31,6 +32,8 @@ class Audit:
         self._window_s = env.monotonic_s()
         self._lines = 0
         self._folded: dict[str, int] = {}
+        self.heard: Callable[[dict[str, object]], None] = lambda _: None
+        """Told each line that was written; it may be called by several threads at once."""
 
     def write(self, event: str, *, result: str = "ok", **fields: object) -> None:
         """Append a line. UnavailableError if it cannot be written."""
@@ -41,6 +44,14 @@ class Audit:
                 self._append(data)
             except OSError as error:
                 raise disk_error("write", self._path, error.errno or errno.EIO) from None
+        self.heard(line)
+
+    def check(self) -> None:
+        """Raise what the next `write` would meet at once: UnavailableError."""
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise disk_error("write", self._path, error.errno or errno.EIO) from None
 
     def refused(self, result: str, **fields: object) -> None:
         """Append a line about somebody who was not let in; of many in a short time, a number."""

@@ -1,8 +1,9 @@
 """A server: takes connections, finds out whose they are, and has each answered in a thread of its own.
 
 The loop that accepts waits for nobody. A handshake is done in the connection's own thread and has to end within
-seconds; of connections that have not yet shown who they are there are so many at most, and the oldest has to go for a
-new one: somebody who only knocks cannot keep out who comes in. What a peer may do is decided in `access.py`.
+seconds; of connections that have not yet shown who they are there are so many at most, and for a new one the oldest has
+to go from where most come: somebody who only knocks cannot keep out who comes in. What a peer may do is decided in
+`access.py`.
 """
 
 import errno
@@ -11,7 +12,7 @@ import select
 import socket
 import ssl
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from packetfs.env import SYSTEM, Env
-from packetfs.errors import BusyError, PacketFSError, UsageError
+from packetfs.errors import BusyError, PacketFSError, UnavailableError, UsageError
+from packetfs.format import trust
 from packetfs.format.token import Token, encode_token
 from packetfs.release import VERSION
 from packetfs.sync.access import AsPeer
+from packetfs.sync.counts import Counts
 from packetfs.sync.exports import NO_EXPORTS, Exports
 from packetfs.sync.identity import own_identity
 from packetfs.sync.root import Root
 from packetfs.sync.serve import serve
+from packetfs.volume.health import check_usable
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import GREETING_BYTES_MAX, LITERALS_BYTES_MAX
@@ -35,14 +39,15 @@ from packetfs.wire.tls import Tls, accept, peer_name, server_context, shut, wrap
 
 __all__ = ["Limits", "Server"]
 
-HANDSHAKES_MAX: Final = 128  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 200 machines a second
+HANDSHAKES_MAX: Final = 256  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 400 machines a second
 HANDSHAKE_S: Final = 10.0
-SESSIONS_MAX: Final = 128  # of all peers together: two threads and some ten open files each
+SESSIONS_MAX: Final = 2048  # of all peers together: two threads and some ten open files each
 _BACKLOG: Final = 512
 _LOOK_S: Final = 0.25  # how long a session may outlive its peer's rights
 _GREETING_S: Final = 10.0  # how long a stranger may take to say what it wants
 _IDLE_S: Final = 3600.0  # a session that says nothing for so long is over; the client's next command opens another
 _PAUSE_S: Final = 0.05  # when the system has no descriptor left for another connection
+_STUCK_S: Final = 5.0  # the loop turns four times a second
 _LEAVE_S: Final = 20.0  # a commit that is under way when the server is ended takes no longer
 
 
@@ -98,12 +103,16 @@ class Server:
         self.device = root.claim(identity)
         self._context = server_context(identity.path)
         self._lock = threading.Lock()
-        self._arriving: OrderedDict[int, ssl.SSLSocket | Tls] = OrderedDict()
+        self._arriving: OrderedDict[int, tuple[str, ssl.SSLSocket | Tls]] = OrderedDict()
+        self._looked_at: trust.Book | None = None
         self._sessions: dict[int, tuple[bytes, AsPeer, Tls]] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._paces: dict[bytes, Pace] = {}
+        self._connected: dict[int, Connection] = {}
+        self.counts = Counts()
+        """What was done for peers; what open connections have moved is in `totals` only."""
         self._numbers = 0
-        self._looked_s = env.monotonic_s()
+        self._looked_s = self._turned_s = env.monotonic_s()
         self._leaving = False
         self._failed = failed
         self._listener = _listener(host, port)
@@ -137,6 +146,7 @@ class Server:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         while not self._leaving:
+            self._turned_s = self._env.monotonic_s()
             if poll.poll(_LOOK_S * 1000):
                 self._accept()
             self._look()
@@ -145,13 +155,39 @@ class Server:
         """Let `run` return, from another thread."""
         self._leaving = True
 
+    def connections(self) -> tuple[int, int]:
+        """How many sessions are open, and how many connections have not shown yet who they are."""
+        with self._lock:
+            return len(self._sessions), len(self._arriving)
+
+    def totals(self) -> Counter[tuple[str, str]]:
+        """All that was counted, with what connections that are open have moved so far."""
+        with self._lock:
+            totals = self.counts.totals()
+            for connection in self._connected.values():
+                for name, value in _moved(connection):
+                    totals[name, ""] += value
+        return totals
+
+    def check(self) -> None:
+        """Raise why no machine could push to a volume just now; nothing if one could."""
+        if self._leaving:
+            raise UnavailableError("the server ends", code="server-ends")
+        idle_s = self._env.monotonic_s() - self._turned_s
+        if idle_s > _STUCK_S:
+            raise UnavailableError(f"no connection could be accepted for {idle_s:.0f} s", code="server-stuck")
+        self._root.book.read()
+        self._root.audit.check()
+        for path in self._root.volumes():
+            check_usable(path, env=self._env)
+
     def close(self) -> None:
         """Take no more connections and end those that are open: what they have received and not committed is kept."""
         self._leaving = True
         self._listener.close()
         with self._lock:
             threads = list(self._threads.values())
-            for connection in self._arriving.values():
+            for _, connection in self._arriving.values():
                 _wake(connection)
             for _, _, transport in self._sessions.values():
                 transport.abort()
@@ -166,15 +202,16 @@ class Server:
 
     def _accept(self) -> None:
         try:
-            plain, _ = self._listener.accept()
+            plain, (host, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                self._drop_oldest()
+                self._drop_one()
                 self._env.sleep(_PAUSE_S)
             return  # else the peer has left before it was let in
         try:
             connection = wrapped(plain, self._context)
         except PacketFSError as error:
+            self.counts.add("errors", label=error.code)
             with suppress(PacketFSError):
                 self._root.audit.refused(error.code)
             return
@@ -182,8 +219,8 @@ class Server:
             self._numbers += 1
             number = self._numbers
             while len(self._arriving) >= HANDSHAKES_MAX:
-                self._drop_oldest_locked()
-            self._arriving[number] = connection
+                self._drop_one_locked()
+            self._arriving[number] = _neighbours(host), connection
             thread = threading.Thread(
                 target=self._meet, args=(number, connection), name=f"packetfs-peer-{number}", daemon=True
             )
@@ -200,8 +237,14 @@ class Server:
         if now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
-        with self._lock:
-            sessions = list(self._sessions.values())
+        book: trust.Book | None = None
+        with suppress(PacketFSError):
+            book = self._root.book.read()
+        sessions: list[tuple[bytes, AsPeer, Tls]] = []
+        if book is None or book is not self._looked_at:  # a thousand sessions are not asked for nothing
+            with self._lock:
+                sessions = list(self._sessions.values())
+        self._looked_at = book
         # A disk that takes no line of the log refuses who comes; it is no reason to end the server.
         with suppress(PacketFSError):
             for device, access, transport in sessions:
@@ -211,13 +254,16 @@ class Server:
                     self._root.audit.write("ended", result="not-paired", device=device.hex())
             self._root.audit.flush()
 
-    def _drop_oldest(self) -> None:
+    def _drop_one(self) -> None:
         with self._lock:
             if self._arriving:
-                self._drop_oldest_locked()
+                self._drop_one_locked()
 
-    def _drop_oldest_locked(self) -> None:
-        _wake(self._arriving.popitem(last=False)[1])
+    def _drop_one_locked(self) -> None:
+        """The oldest from where most come: who knocks a thousand times takes only his own places."""
+        (most, _), *_ = Counter(host for host, _ in self._arriving.values()).most_common(1)
+        number = next(number for number, (host, _) in self._arriving.items() if host == most)
+        _wake(self._arriving.pop(number)[1])
 
     # One connection
 
@@ -227,6 +273,7 @@ class Server:
         try:
             self._converse(number, connection, address)
         except PacketFSError as error:
+            self.counts.add("errors", label=error.code)
             with suppress(PacketFSError):
                 self._root.audit.refused(error.code, **{"from": address})
         except Exception as error:  # noqa: BLE001 - a bug ends this session, and is told; the others go on
@@ -239,7 +286,7 @@ class Server:
         transport = accept(connection, deadline_s=HANDSHAKE_S, env=self._env)
         with self._lock:
             if number in self._arriving:
-                self._arriving[number] = transport
+                self._arriving[number] = self._arriving[number][0], transport
         try:
             access = AsPeer(
                 self._root,
@@ -263,7 +310,9 @@ class Server:
             transport.close()
             raise
         with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max) as connected:
-            serve(connected, lock_wait_s=self._lock_wait_s, access=access, env=self._env)
+            with self._lock:
+                self._connected[number] = connected
+            serve(connected, lock_wait_s=self._lock_wait_s, access=access, counts=self.counts, env=self._env)
 
     def _admit(self, number: int, transport: Tls, access: AsPeer) -> None:
         """Count it as a session; BusyError if there are too many."""
@@ -281,6 +330,7 @@ class Server:
                 )
             self._arriving.pop(number, None)
             self._sessions[number] = (who, access, transport)
+            self.counts.add("sessions_opened")
             if self._limits.bytes_per_s is not None:
                 transport.pace = self._paces.setdefault(who, Pace(self._limits.bytes_per_s, self._env))
 
@@ -289,8 +339,18 @@ class Server:
             self._arriving.pop(number, None)
             who = self._sessions.pop(number, None)
             self._threads.pop(number, None)
+            connected = self._connected.pop(number, None)
+            for name, value in _moved(connected) if connected is not None else ():
+                self.counts.add(name, value)
             if who is not None and not any(device == who[0] for device, _, _ in self._sessions.values()):
                 self._paces.pop(who[0], None)
+
+
+def _neighbours(host: str) -> str:
+    """Addresses that somebody has who has `host`: of IPv6 networks of 64 bits are given out."""
+    if ":" not in host or host.lower().startswith("::ffff:"):
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -319,6 +379,14 @@ def _listener(host: str, port: int) -> socket.socket:
             port=port,
         ) from None
     return listener
+
+
+def _moved(connection: Connection) -> tuple[tuple[str, int], ...]:
+    return (
+        ("received_bytes", connection.received_bytes),
+        ("sent_bytes", connection.sent_bytes),
+        ("round_trips", connection.round_trips),
+    )
 
 
 def _refuse(transport: Tls, error: PacketFSError) -> None:

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from packetfs.errors import InvalidError, RefusedError
 from packetfs.events import Change, Problem, Progress
@@ -91,15 +92,17 @@ def send(
             code="role-too-low",
             hint="ask who runs the server for a token with the role `write`, or to export it without `:ro`",
         )
-    ingested = _ingested(session, progress) if session.ingesting else None
-    # To ask what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
-    session.origin_bytes = ingested.unique_bytes if ingested is not None else 0
+    is_first = bool(session.ingesting)
+    # Both sides look at their directories at the same time: what the other has found is heard when it is needed. To ask
+    # what is there before something is sent pays off when it is a lot: at first, when nothing of it is known.
+    ingested = cache(lambda: _ingested(session, progress))
+    session.origin_bytes = (lambda: ingested().unique_bytes) if is_first else (lambda: 0)
     selection = Selection(exclude=tuple(care.exclude))
     sources = [_source(os.fsencode(source))]
     if dry_run:
-        assert ingested is not None, "a dry run compares with what is found there"
+        assert is_first, "a dry run compares with what is found there"
         counts = _Counts(report, delete=delete, delete_max=care.delete_max)
-        against = "nothing" if ingested.missing else FOUND
+        against = "nothing" if ingested().missing else FOUND
         pushed = session.push(
             sources,
             against,
@@ -137,7 +140,9 @@ def send(
     snapshot, problems = pushed.report.snapshot, pushed.report.problems
     assert snapshot is not None, "a push that is not dry has a snapshot"
     request = pushed.then
-    if not request and ingested is not None:
+    if is_first:
+        ingested()
+    if is_first and not request:
         request = session.link.say(wanted(problems, snapshot.id[:ID_BYTES]))
     done = _heard(session, request, "writing", progress, report) if request else _NOTHING_DONE
     if not isinstance(done, protocol.CheckedOut):
@@ -172,7 +177,7 @@ def fetch(
 ) -> Synced:
     """Make the directory `target` here hold what the directory of the session holds there; see `send`."""
     ingested = _ingested(session, progress)
-    session.origin_bytes = ingested.unique_bytes
+    session.origin_bytes = lambda: ingested.unique_bytes
     pulled = transfer.pull(
         session,
         FOUND,

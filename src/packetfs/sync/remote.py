@@ -89,7 +89,7 @@ def far_source(location: Location, *, ssh: str, remote_packetfs: str) -> FarSour
     """What is at `location` on another machine, as the copy that a repair takes from; nothing is kept of it here."""
     connection = reach(location, ssh=ssh, remote_packetfs=remote_packetfs)
     try:
-        return FarSource(connection, location.volume)
+        return FarSource.greet(connection, location.volume)
     except BaseException:
         connection.close()
         raise

@@ -6,7 +6,7 @@ directory on this machine could put one in the way afterwards; peers cannot, as 
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from packetfs.env import SYSTEM, Env
@@ -89,6 +89,27 @@ class Root:
             return shown, os.path.join(self.path, shown), _is_volume(handle)
         finally:
             os.close(handle)
+
+    def volumes(self) -> Iterator[str]:
+        """The paths of the volumes that are served. Without those that vanish meanwhile; no link is followed."""
+        waiting = [self.path] if self._has_volumes else []
+        while waiting:
+            try:
+                with os.scandir(waiting.pop()) as entries:
+                    below = sorted(
+                        entry.path
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+                    )
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise disk_error("list", self.path, error.errno or errno.EIO) from None
+            for path in below:
+                if os.path.exists(os.path.join(path, _MARKS[0])):
+                    yield path
+                elif not os.path.exists(os.path.join(path, _MARKS[1])):
+                    waiting.append(path)
 
     # Invitations
 

@@ -12,13 +12,14 @@ whatever the reason, keeps what it has received, so that the next one finds it; 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import (
+    BusyError,
     ConflictError,
     DamagedError,
     InvalidError,
@@ -29,7 +30,7 @@ from packetfs.errors import (
     disk_error,
 )
 from packetfs.events import Change, Progress
-from packetfs.format.address import Extent, segment_of
+from packetfs.format.address import Extent, epoch_of, segment_of
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
@@ -37,10 +38,12 @@ from packetfs.format.when import parse_when
 from packetfs.release import VERSION
 from packetfs.sync import directory, feed
 from packetfs.sync.access import AS_USER, Access
+from packetfs.sync.counts import Counts
 from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
+from packetfs.sync.quota import Quota, quota_of
 from packetfs.sync.usage import Usage
-from packetfs.volume import Volume, files, reserve
+from packetfs.volume import Volume, fencing, files, reserve, space
 from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.removals import Ranges
 from packetfs.volume.replica import Replica, is_replica
@@ -48,6 +51,9 @@ from packetfs.volume.space import PUBLISH_ENTRIES, SYNC_BYTES, Durable, Filling
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import Buffers, Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["serve"]
 
@@ -58,16 +64,24 @@ _PREFIX_BYTES: Final = 16  # of a digest or an id
 _HASH_BYTES: Final = 8
 _HELD_BYTES_MAX: Final = 64 << 10
 _TELL_S: Final = 1.0  # between words to a peer that waits
+_FOLLOWED_S: Final = 600.0  # that a copy is let wait for an answer; then it asks again
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
-def serve(connection: Connection, *, lock_wait_s: float, access: Access = AS_USER, env: Env = SYSTEM) -> None:
-    """Answer one peer until it leaves, as far as `access` lets it.
+def serve(
+    connection: Connection,
+    *,
+    lock_wait_s: float,
+    access: Access = AS_USER,
+    counts: Counts | None = None,
+    env: Env = SYSTEM,
+) -> None:
+    """Answer one peer until it leaves, as far as `access` lets it; `counts` is told what that was.
 
     Raises nothing for what the peer did: that is said to the peer.
     """
     with ExitStack() as stack:
-        serving = _Serving(connection, lock_wait_s, env, stack, access)
+        serving = _Serving(connection, lock_wait_s, env, stack, access, counts)
         try:
             serving.run()
         finally:
@@ -82,12 +96,19 @@ class _Serving:
     """One session."""
 
     def __init__(
-        self, connection: Connection, lock_wait_s: float, env: Env, stack: ExitStack, access: Access = AS_USER
+        self,
+        connection: Connection,
+        lock_wait_s: float,
+        env: Env,
+        stack: ExitStack,
+        access: Access = AS_USER,
+        counts: Counts | None = None,
     ) -> None:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
         self._access = access
-        self._used_bytes = 0
+        self._counts = counts or Counts()
+        self._quota: Quota | None = None
         self._env = env
         self._stack = stack
         self._usage = Usage()
@@ -105,6 +126,7 @@ class _Serving:
         self._current: kernel.Lease | None = None
         self._incoming: kernel.Incoming | None = None
         self._base: Snapshot | None = None
+        self._adopts = False
         self._recorded: dict[int, tuple[Durable, bool]] = {}
         self._unsaved_bytes = 0
         self._durable_bytes = 0
@@ -129,6 +151,8 @@ class _Serving:
             protocol.Join: self._join,
             protocol.Follow: self._follow,
             protocol.At: self._at,
+            protocol.Fence: self._fence,
+            protocol.Adopt: self._adopt,
         }
 
     def run(self) -> None:
@@ -138,6 +162,7 @@ class _Serving:
                 try:
                     message = self._origin.receive(self._next()).message
                 except PacketFSError as error:
+                    self._counts.add("errors", label=error.code)
                     self._access.answered(None, error)
                     self._send(self._origin.fail(self._access.told(error)))
                     return
@@ -146,6 +171,7 @@ class _Serving:
                 self._answer(message)
 
     def _answer(self, message: protocol.Message) -> None:
+        self._counts.add("requests", label=type(message).__name__.lower())
         try:
             self._access.check(message)
             if self._replica is not None and not isinstance(message, protocol.Fetch):
@@ -169,6 +195,7 @@ class _Serving:
                     held, held_bytes = [], 0
             self._send(*held)
         except PacketFSError as error:
+            self._counts.add("errors", label=error.code)
             self._access.answered(message, error)
             self._incoming = None
             # The commit has kept and closed them.
@@ -237,7 +264,7 @@ class _Serving:
             volume.check_writable()
             reserve.keep(volume.path)
             self._filling = self._stack.enter_context(volume.filling())
-            self._check_quota(0)
+            self._check_quota()
             leased = self._grant()
         chunks, position = volume.descriptor.chunks, volume.position
         known = volume.at(hello.known_seq)
@@ -338,6 +365,10 @@ class _Serving:
             yield protocol.Tree(part)
 
     def _done(self, outgoing: kernel.Outgoing) -> protocol.Done:
+        self._counts.add("sent_literal_bytes", outgoing.literal_bytes)
+        self._counts.add("sent_delta_bytes", outgoing.delta_bytes)
+        self._counts.add("sent_coded_bytes", outgoing.coded_bytes)
+        self._counts.add("sent_pointers", outgoing.pointer_count)
         return protocol.Done(
             literal_bytes=outgoing.literal_bytes,
             delta_bytes=outgoing.delta_bytes,
@@ -353,9 +384,10 @@ class _Serving:
         yield self._grant()
 
     def _literals(self, literals: protocol.Literals) -> Iterator[protocol.Message]:
-        placed = self._receiving().literals(literals.body)
+        placed = self._place(literals.body)
+        self._counts.add("received_literal_bytes", placed)
+        self._counts.add("received_coded_bytes", memoryview(literals.body).nbytes)
         self._unsaved_bytes += placed
-        self._check_quota(placed)
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
             yield protocol.Ack(durable_bytes=self._durable_bytes)
@@ -373,6 +405,7 @@ class _Serving:
         yield from ()
 
     def _tree(self, tree: protocol.Tree) -> Iterator[protocol.Message]:
+        self._counts.add("received_coded_bytes", memoryview(tree.body).nbytes)
         try:
             self._receiving().tree(tree.body)
         except DamagedError:
@@ -401,6 +434,9 @@ class _Serving:
             )
         base = self._base
         parent = base.id if base is not None else b""
+        if self._adopts:  # the base is only what it was coded against
+            named = volume.state(check_ref(wanted.ref))
+            parent = named[0].id if named is not None else b""
         proposal = proposal_from(wanted, (root, root_digest), parent, base)
         lease = self._current
         if lease is None or lease.room < _ROOM_BYTES_MIN:
@@ -413,7 +449,7 @@ class _Serving:
             other.close()
         self._leases = {lease.segment: lease}
         self._recorded.clear()
-        settled = self._unsaved_bytes <= SYNC_BYTES
+        settled, began_s = self._unsaved_bytes <= SYNC_BYTES, self._env.monotonic_s()
         try:
             done = commit(volume, filling, lease, check_ref(wanted.ref), proposal, settled=settled)
         except ConflictError:
@@ -424,6 +460,7 @@ class _Serving:
             self._current = None
             lease.close()
             raise
+        self._counts.committed(self._env.monotonic_s() - began_s)
         self._unsaved_bytes = 0
         self._committed = done.snapshot
         leased = protocol.Leased(segment=lease.segment, head=lease.head)
@@ -447,7 +484,7 @@ class _Serving:
         self._told_s, self._told = self._env.monotonic_s(), 0
         self._found = None
         meant = self._meant()
-        self._check_quota(0)  # who only reads has no lease, at which it is looked at, too
+        self._check_quota()  # who only reads has no lease, at which it is looked at, too
         with directory.in_turn(meant, writes=False, wait_s=self._lock_wait_s, env=self._env) as (written_ns, _):
             ingested, self._found = directory.ingest(self.volume, meant, said, written_ns, self._tell)
         yield ingested
@@ -502,18 +539,23 @@ class _Serving:
     # A copy that follows
 
     def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
-        yield protocol.Joined(secret=self.volume.secret())
+        yield protocol.Joined(secret=self.volume.secret(), number=self.volume.new_number())
 
     def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
         """What came after a position; if that is nothing, wait for it."""
         volume = self.volume
         began_s = self._told_s = self._env.monotonic_s()
+        if said.proof and fencing.fence(volume, fencing.check_proof(volume, said.proof).epoch, ""):
+            volume.check_writable()  # raises what the copy has to know: this is no origin any more
         feed.check_position(volume, Position(said.seq, said.hash))
-        while said.waits and volume.position.seq == said.seq:
+        until_s = began_s + _FOLLOWED_S
+        while said.waits and self._env.monotonic_s() < until_s:
+            version = volume.journal.version()
+            if volume.position.seq != said.seq:
+                break
             volume.rest()
             try:
-                while volume.position.seq == said.seq:
-                    now_s = self._env.monotonic_s()
+                while volume.journal.version() == version and (now_s := self._env.monotonic_s()) < until_s:
                     self._tell(Progress(phase="waiting"))
                     self._env.sleep(feed.period_s(now_s - began_s))
             finally:
@@ -525,6 +567,35 @@ class _Serving:
         if found is None:
             raise NotFoundError(f"the journal has no entry {said.seq}")
         yield protocol.Entry(address=found[1], data=found[0])
+
+    def _fence(self, said: protocol.Fence) -> Iterator[protocol.Message]:
+        volume = self.volume
+        epoch = fencing.check_proof(volume, said.proof).epoch
+        if not fencing.fence(volume, epoch, said.origin):
+            raise RefusedError(
+                f"epoch {epoch} is none later than this copy's own, {volume.epoch}, or this is no origin",
+                code="not-fenced",
+            )
+        yield protocol.Fenced(epoch)
+
+    def _adopt(self, _: protocol.Adopt) -> Iterator[protocol.Message]:
+        self.volume.check_writable()
+        self._adopts = True
+        yield protocol.Adopted()
+
+    def _lease_earlier(self, segment: int) -> kernel.Lease:
+        """The lease of a segment of an earlier epoch, of which nothing is ever granted any more."""
+        volume = self.volume
+        with volume.journal.reading() as db:
+            known, epoch = space.row(db, volume.keys, segment), space.epoch(db, volume.keys)
+        if epoch_of(segment) >= epoch:
+            raise self._not_leased(segment)
+        _, head, table_bytes = known or (segment, 0, 0)
+        lease = volume.space.lease(segment, head, table_bytes, known is None, True)
+        if lease is None:
+            raise BusyError("another session fills that segment", hint="run it again", segment=segment)
+        self._leases[segment] = lease
+        return lease
 
     # What the above needs
 
@@ -540,26 +611,25 @@ class _Serving:
         if self._unsaved_bytes >= _CHECKPOINT_BYTES:
             self._checkpoint()
         if self._leases:
-            self._check_quota(0)
+            self._check_quota()
         lease = self._filling.grant(None)
         self._current = lease
         self._leases[lease.segment] = lease
         return protocol.Leased(segment=lease.segment, head=lease.head)
 
-    def _check_quota(self, placed_bytes: int) -> None:
-        """UnavailableError when the volume takes more than its quota; what others store is seen with each lease."""
-        quota = self._access.quota_bytes
-        if quota is None:
-            return
-        self._used_bytes = self._used_bytes + placed_bytes if placed_bytes else self.volume.status().disk_bytes
-        if self._used_bytes > quota:
-            raise UnavailableError(
-                f"the volume's quota of {quota} bytes is exhausted: it takes {self._used_bytes}",
-                code="quota-exceeded",
-                hint="forget snapshots there and run `packetfs gc`, or let whoever runs the server raise its --quota",
-                quota_bytes=quota,
-                used_bytes=self._used_bytes,
-            )
+    def _check_quota(self) -> None:
+        """UnavailableError when the volume takes more than its quota; what other processes store is seen here only."""
+        limit = self._access.quota_bytes
+        if limit is not None:
+            self._quota = self._quota or quota_of(self.volume.id)
+            self._quota.measured(self.volume.status().disk_bytes, limit)
+
+    def _place(self, body: "Buffer") -> int:
+        """Put literals where they belong; how many bytes were new. Past the quota goes one body at the most."""
+        receiving, limit = self._receiving(), self._access.quota_bytes
+        if limit is None or self._quota is None:
+            return receiving.literals(body)
+        return self._quota.place(lambda: receiving.literals(body), limit)
 
     def _checkpoint(self) -> None:
         self._record()
@@ -582,8 +652,13 @@ class _Serving:
     def _lease_of(self, segment: int) -> kernel.Lease:
         lease = self._leases.get(segment)
         if lease is None:
-            raise RefusedError(f"segment {segment} is not leased to this session", code="not-leased", segment=segment)
+            if not self._adopts:
+                raise self._not_leased(segment)
+            lease = self._lease_earlier(segment)
         return lease
+
+    def _not_leased(self, segment: int) -> RefusedError:
+        return RefusedError(f"segment {segment} is not leased to this session", code="not-leased", segment=segment)
 
     def _find(self, ref: str, when: str) -> tuple[Snapshot, int]:
         snapshot = self.volume.resolve(check_ref(ref), parse_when(when))

@@ -91,7 +91,8 @@ class Session:
         self.writes = welcome.leased is not None
         self.counted = (0, 0, 0)
         """What has been put down to an operation of all that went over the wire; the greeting goes with the first."""
-        self.origin_bytes = welcome.unique_bytes
+        self.origin_bytes: Callable[[], int] = lambda: welcome.unique_bytes
+        """How much the origin holds; it may wait until that is known."""
         self.leased: protocol.Leased | None = welcome.leased
         self.done = protocol.Done()
         self.ingesting = 0
@@ -191,12 +192,15 @@ class Session:
         with suppress(PacketFSError):
             if not self.link.is_over:
                 self.link.say(protocol.Bye())
-        self.link.connection.close()
+        # While the origin leaves, what is here is put in order.
         try:
             with suppress(PacketFSError):
                 self.replica.tidy()
         finally:
-            self.replica.close()
+            try:
+                self.replica.close()
+            finally:
+                self.link.connection.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from packetfs import kernel
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Pulled", "Pushed", "Stream", "fetch_absent", "pull", "push"]
 
 OnProgress = Callable[[Progress], None]
+_NOT_ASKED = 1 << 62  # from here on a ticket is no request, and says how many tags nobody was asked about
 _MUCH = 1 << 62
 _LAST_BODY_S = 2.0  # for what is being sent when a push is interrupted
 
@@ -131,7 +133,7 @@ def push(
             session.forget(ref)
             session.replica.forget_uncommitted()
             session.leased = None  # the origin has ended it with the commit
-            session.origin_bytes = _MUCH  # it has kept what was sent: the second try asks for it
+            session.origin_bytes = lambda: _MUCH  # it has kept what was sent: the second try asks for it
             if isinstance(what, Stream) or not retries(error, fresh=fresh):
                 raise
         except (DamagedError, RefusedError) as error:
@@ -277,7 +279,8 @@ def _push_once(
                 next_cache,
                 dry_run=dry_run,
                 progress=progress,
-                ask=sending if sending.asks else None,
+                # While the origin looks at its directory, so do we; whether to ask is decided when something is new.
+                ask=sending if session.ingesting or sending.asks else None,
                 keep_pages=changes is not None,
             )
             changed = always or differs(known, ingested, root_is_source=found.root_is_source)
@@ -352,7 +355,6 @@ class _Sending:
         """Whether what was committed is written down here."""
         self.then = 0
         """What was asked for right after the commit."""
-        self.asks = asks(session.origin_bytes, session.replica.disk_bytes())
 
     def __enter__(self) -> Self:
         return self
@@ -370,6 +372,11 @@ class _Sending:
             self._thread.shutdown(wait=True, cancel_futures=error is not None)
         for lease in self._leases.values():
             lease.close()
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether the origin may have what is new here; if it is looking at its own directory, that is awaited."""
+        return asks(self._session.origin_bytes(), self._session.replica.disk_bytes())
 
     @property
     def has_granted(self) -> bool:
@@ -390,7 +397,9 @@ class _Sending:
         return lease
 
     def begin(self, tags: bytes) -> int:
-        """Ask the origin which of these chunks it has."""
+        """Ask the origin which of these chunks it has, if that may be worth it."""
+        if not self.asks:
+            return _NOT_ASKED + len(tags) // protocol.TAG_BYTES
         step = protocol.ASK_TAGS_MAX * protocol.TAG_BYTES
         asked = [self._link.say(protocol.Ask(tags[at : at + step])) for at in range(0, len(tags), step)]
         self._asked[asked[0]] = asked
@@ -398,6 +407,8 @@ class _Sending:
 
     def end(self, ticket: int) -> bytes:
         """The origin's answer."""
+        if ticket >= _NOT_ASKED:
+            return bytes((ticket - _NOT_ASKED) * protocol.RECORD_BYTES)
         return b"".join(self._link.hear(asked, protocol.Known).records for asked in self._asked.pop(ticket))
 
     def lease_for(self, segment: int, head: int | None = None) -> kernel.Lease:
@@ -424,6 +435,7 @@ class _Sending:
         `then` is asked for in the same packet. If the commit fails, so does that, and its answer is heard here.
         """
         session, replica = self._session, self._session.replica
+        session.origin_bytes()
         if lease is not None:
             self._fill(lease)
         replica.admit([other.flush() for other in self._leases.values()])
@@ -509,6 +521,7 @@ class _Sending:
         self._filled.append(extent)
         if head < 1 << OFFSET_BITS and lease.room >= 1 << 20:
             return  # the last one: it is sent with the plan
+        self._session.origin_bytes()  # nothing may be sent while a question is open
         self._sent.append(self._sender().submit(self._send_filled, extent, lease))
 
     def _send_filled(self, extent: Extent, lease: kernel.Lease) -> None:

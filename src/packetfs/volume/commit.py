@@ -5,15 +5,16 @@ journal entry, the ref and the heads of the segments. Killed before that transac
 What removes something is entered into the journal in the same way.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from packetfs import kernel
-from packetfs.errors import ConflictError
-from packetfs.format.entry import Body, Commit, Position
+from packetfs.errors import ConflictError, PacketFSError, UnavailableError
+from packetfs.format.entry import ENTRY_BYTES_MAX, MAC_BYTES, Body, Commit, Position
 from packetfs.format.snapshot import Snapshot, Statistics, decode_snapshot, encode_snapshot
 from packetfs.volume import refs, removals, space, standing
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from packetfs.volume.keys import Keys
     from packetfs.volume.volume import Volume
 
-__all__ = ["Committed", "Proposal", "commit", "encode", "enter", "proposal_of", "snapshot_of"]
+__all__ = ["GROUP_MAX", "Committed", "Proposal", "commit", "encode", "enter", "proposal_of", "snapshot_of"]
+
+GROUP_MAX: Final = 64  # commits in one transaction: 4 MiB of entries at most, which have to be one batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,37 +95,110 @@ def proposal_of(snapshot: Snapshot) -> Proposal:
     )
 
 
+@dataclass(slots=True, eq=False)
+class _Wish:
+    """A commit that waits for its turn; then `done`, or why it is not."""
+
+    volume: "Volume"
+    filling: space.Filling
+    lease: kernel.Lease
+    ref: str
+    proposal: Proposal
+    durable: space.Durable | None
+    """What its lease holds, once that is synced."""
+    done: Committed | None = None
+    error: BaseException | None = None
+    turn: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_over(self) -> bool:
+        """See group.Wish."""
+        return self.done is not None or self.error is not None
+
+
 def commit(
     volume: "Volume", filling: space.Filling, lease: kernel.Lease, ref: str, proposal: Proposal, *, settled: bool
 ) -> Committed:
     """Make what the leases hold durable, then move `ref`. On a conflict the data stays, for the push that is run again.
 
     `lease` gets the journal entry and is the last to be synced. Unless it is `settled`, its bytes are synced before the
-    exclusive part, which then syncs no more than one chunk.
+    exclusive part, which then syncs no more than one chunk. Where threads of one process commit at the same time, one
+    of them does it for all that wait, in one transaction (see `group.py`).
     """
     filling.settle()  # what the pages point to in earlier leases is durable before the entry that needs it
-    if not settled:
-        filling.sync(lease)
-    try:
-        with volume.journal.writing() as db:
-            standing.check_origin(db)
-            refs.check_unmoved(db, ref, proposal.parent)
-            removals.check_round(db, volume.round)
-            previous, previous_ns = refs.last_entry(db, volume.keys)
-            time_ns = max(volume.env.now_ns(), previous_ns + 1)
-            snapshot = snapshot_of(proposal, time_ns, volume.keys)
-            entry = Commit(ref=ref, expected=proposal.parent, snapshot_id=snapshot.id, snapshot=snapshot.data)
-            epoch = space.epoch(db, volume.keys)
-            data, position = refs.append(volume.keys, entry, previous=previous, epoch=epoch, time_ns=time_ns)
-            address = lease.append_journal(volume.keys.sealed(data))
-            durable = filling.sync(lease)
-            refs.moved(db, data=data, position=position, address=address, ref=ref, snapshot=snapshot)
-            space.record(db, volume.keys, durable, full=False)
-    except ConflictError:
+    queue = volume.journal.queue
+    durable = None if settled and queue.is_free else filling.sync(lease)
+    wish = _Wish(volume, filling, lease, ref, proposal, durable)
+    queue.join(wish, _commit_together)
+    if isinstance(wish.error, ConflictError):
         filling.keep(lease)
-        raise
-    volume.admit([durable])
-    return Committed(snapshot, position)
+    if wish.error is not None:
+        raise wish.error
+    assert wish.done is not None, "a wish that is over is done, or has failed"
+    return wish.done
+
+
+def _commit_together(first: _Wish, waiting: Sequence[_Wish]) -> None:
+    """Commit `first`, and as many of those that wait as there is room for their entries; only what is durable."""
+    room = min(GROUP_MAX, first.lease.room // (ENTRY_BYTES_MAX + MAC_BYTES)) - 1
+    group = [first, *[other for other in waiting if other.durable is not None][: max(0, room)]]
+    done: list[tuple[_Wish, Committed]] = []
+    try:
+        if len(group) > 1 and first.durable is None:
+            first.durable = first.filling.sync(first.lease)  # so that their entries are one batch of the chunk table
+        with first.volume.journal.writing() as db:
+            done = _enter_together(db, group)
+            if not done:
+                return
+            durable = first.filling.sync(first.lease)
+            space.record(db, first.volume.keys, durable, full=False)
+    except BaseException as error:
+        for one in group:
+            if not first.volume.journal.is_usable or not isinstance(error, PacketFSError):
+                one.volume.journal.poison(error)
+            one.error = error if one is first or isinstance(error, PacketFSError) else _interrupted(one.ref)
+        if not isinstance(error, PacketFSError):
+            raise
+        return
+    for one, committed in done:
+        one.volume.admit([durable if one is first or one.durable is None else one.durable])
+        one.done = committed
+
+
+def _enter_together(db: apsw.Connection, group: Sequence[_Wish]) -> list[tuple[_Wish, Committed]]:
+    """Append the entries of those whose ref is where it was to the first one's lease, and move their refs."""
+    first, keys = group[0], group[0].volume.keys
+    standing.check_origin(db)
+    previous, previous_ns = refs.last_entry(db, keys)
+    epoch = space.epoch(db, keys)
+    done = []
+    for one in group:
+        try:
+            refs.check_unmoved(db, one.ref, one.proposal.parent)
+            removals.check_round(db, one.volume.round)
+        except ConflictError as error:
+            one.error = error
+            continue
+        time_ns = max(first.volume.env.now_ns(), previous_ns + 1)
+        snapshot = snapshot_of(one.proposal, time_ns, keys)
+        entry = Commit(ref=one.ref, expected=one.proposal.parent, snapshot_id=snapshot.id, snapshot=snapshot.data)
+        data, position = refs.append(keys, entry, previous=previous, epoch=epoch, time_ns=time_ns)
+        address = first.lease.append_journal(keys.sealed(data))
+        refs.moved(db, data=data, position=position, address=address, ref=one.ref, snapshot=snapshot)
+        if one is not first and one.durable is not None:
+            space.record(db, keys, one.durable, full=False)
+        done.append((one, Committed(snapshot, position)))
+        previous, previous_ns = position, time_ns
+    return done
+
+
+def _interrupted(ref: str) -> UnavailableError:
+    return UnavailableError(
+        f"whether ref {ref!r} was moved is not known: another push of this process, which did it, was interrupted",
+        code="volume-failed",
+        hint="run the push again: it continues from what was committed",
+        ref=ref,
+    )
 
 
 def enter(

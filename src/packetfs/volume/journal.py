@@ -23,6 +23,7 @@ import apsw
 from packetfs import kernel
 from packetfs.env import Env
 from packetfs.errors import BusyError, DamagedError, PacketFSError, RefusedError, UnavailableError, disk_error
+from packetfs.volume.group import Queue, queue_of
 
 __all__ = [
     "FULL",
@@ -261,6 +262,8 @@ class Journal:
             self._db.close()
             self._identity = found
             self._db = self._open()
+        self.queue: Queue[Any] = queue_of(self._identity)
+        """Who writes to the same file in this process."""
 
     def close(self) -> None:
         """Close it; idempotent. The last process to close folds the WAL into journal.db."""
@@ -284,7 +287,7 @@ class Journal:
         If the block raises, nothing has changed. If the commit itself fails, whether it took place is not known
         before the volume is opened again, and this journal refuses to write.
         """
-        with self._turn, self._beside_others():
+        with self._turn, self._after_others(), self._beside_others():
             self._check_usable()
             with _speaking(self.path, self._lock_wait_s):
                 self._db.execute("BEGIN IMMEDIATE")
@@ -296,6 +299,16 @@ class Journal:
             finally:
                 self._roll_back()
 
+    def version(self) -> int:
+        """Another number once anybody else has committed: cheap to ask for again and again."""
+        with self._turn, _speaking(self.path):
+            return int(self._db.execute("PRAGMA data_version").get)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can still be written to: see `poison`."""
+        return self._failure is None
+
     def poison(self, error: BaseException) -> None:
         """Refuse all further writes: what is on disk after a failed sync is not known."""
         if self._failure is None:
@@ -306,10 +319,10 @@ class Journal:
                 path=self.path,
             )
 
-    def quick_check(self) -> None:
-        """Have SQLite look at every page of the file; DamagedError if one is not as it should be."""
+    def check_pages(self) -> None:
+        """Have SQLite look at every page and compare indexes with rows; DamagedError if one is not as it should be."""
         with self.reading() as db:
-            answer = db.execute("PRAGMA quick_check(1)").get
+            answer = db.execute("PRAGMA integrity_check(1)").get
         if answer != "ok":
             raise _damaged(self.path, str(answer).replace("\n", " "))
 
@@ -365,6 +378,20 @@ class Journal:
     def _check_usable(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    @contextmanager
+    def _after_others(self) -> Iterator[None]:
+        """Other threads of this process wait meanwhile: SQLite would have them look again and again."""
+        if not self.queue.writing.acquire(timeout=self._lock_wait_s):
+            raise BusyError(
+                f"another session of this process holds the journal for {self._lock_wait_s:g} s",
+                hint="try again, or wait longer with --lock-wait",
+                path=self.path,
+            )
+        try:
+            yield
+        finally:
+            self.queue.writing.release()
 
     @contextmanager
     def _beside_others(self) -> Iterator[None]:

@@ -66,8 +66,10 @@ class _Found:
     entry: Entry
     data: bytes
     address: int
+    group: tuple[int, int]
+    """Segment and batch of the chunk table: alike for those that were to be committed together."""
     followed: bool
-    """Whether its segment was filled further after it: then its push had recorded it, and it was committed."""
+    """Whether its segment was filled further after them: then they had been recorded, and were committed."""
 
 
 def rebuild(path: str | os.PathLike[str], *, env: Env = SYSTEM) -> Rebuilt:
@@ -102,13 +104,14 @@ def _rebuild(absolute: str, descriptor: Descriptor, secret: bytes, env: Env) -> 
     chain = _longest_chain(list(_entries(opened, tables, heads, keys)), keys)
     opened.reclaim(_gone(chain))  # not damage
     recovered = _position(chain[-1], keys) if chain else keys.genesis
-    # One entry more may be that of a push that was killed before it committed.
-    if known is not None and recovered.seq <= known.seq + 1 and not _knows_too_little(opened, known, heads, chain):
+    # One group of entries more may be that of pushes that were killed before they committed.
+    beyond = {found.group for found in chain if known is not None and found.entry.seq > known.seq}
+    if known is not None and len(beyond) <= 1 and not _knows_too_little(opened, known, heads, chain):
         raise RefusedError(f"the journal of {absolute!r} is sound: there is nothing to rebuild", hint="use the volume")
     durable = [_proven(opened, table, row, chain) for table, row in zip(tables, whole, strict=True)]
     begun = chain[-1].entry.epoch if chain else 0
     latest = max([epoch_of(row[0]) for row in durable] + [begun], default=0)
-    epoch = standing.next_epoch(begun % standing.NUMBERS or standing.ORIGIN_NUMBER, latest)
+    epoch = standing.next_epoch(standing.number_in(begun), latest)
     staging = os.path.join(absolute, "journal.db.new")
     _remove(staging)
     create_journal(staging, epoch=epoch, row_check=keys.row_check(epoch, 0))
@@ -254,21 +257,23 @@ def _proven(opened: kernel.Space, table: Table, row: Durable, chain: list[_Found
 def _entries(opened: kernel.Space, tables: list[Table], heads: dict[int, int], keys: Keys) -> Iterator[_Found]:
     """Every journal entry in the segments that is whole and has our MAC."""
     for table in tables:
-        for offset, length in table.journal:
+        for offset, length, batch in table.journal:
             address = (table.segment << OFFSET_BITS) + offset
             with suppress(DamagedError):  # of an entry that is needed the chain will miss the link
                 data = keys.unsealed(b"".join(opened.read(address, length)))
                 if data is not None:
-                    followed = heads[table.segment] > offset + length
-                    yield _Found(decode_entry(data), data, address, followed)
+                    followed = heads[table.segment] > table.heads[batch]
+                    yield _Found(decode_entry(data), data, address, (table.segment, batch), followed)
 
 
 def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     """The entries from genesis on.
 
-    Where two follow one entry, one of them was written by a push that was killed before it committed: the one with the
-    longer future counts; then one whose segment was filled further, which proves that it was committed; then the later
-    one; and of two with one time (a clock that was set back) the one with the greater hash, so that every run agrees.
+    Where two follow one entry, the one of a later epoch counts: the other one was committed by an origin that did not
+    know that it was none any more, and was taken out. Of one epoch, one of them was written by a push that was killed
+    before it committed: the one with the longer future counts, in which entries that were committed together count
+    once; then one whose segment was filled further, which proves that it was committed; then the later one; and of
+    two with one time (a clock that was set back) the one with the greater hash, so that every run agrees.
     """
     followers: dict[bytes, list[_Found]] = {}
     for one in found:
@@ -276,14 +281,20 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     depth: dict[bytes, int] = {}
     for one in sorted(found, key=lambda one: one.entry.seq, reverse=True):
         hash_ = keys.entry_hash(one.data)
-        depth[hash_] = 1 + max((depth[keys.entry_hash(next_.data)] for next_ in followers.get(hash_, [])), default=0)
+        depth[hash_] = max(
+            (depth[keys.entry_hash(next_.data)] + (next_.group != one.group) for next_ in followers.get(hash_, [])),
+            default=1,
+        )
     chain: list[_Found] = []
+    killed: set[tuple[int, int]] = set()
     at = keys.genesis
     while candidates := [one for one in followers.get(at.hash, []) if one.entry.seq == at.seq + 1]:
         best = max(candidates, key=lambda one: _claim(one, keys.entry_hash(one.data), depth))
         chain.append(best)
+        killed.update(one.group for one in candidates if one.group != best.group)
         at = _position(best, keys)
-    newest = max((one.entry.seq for one in found), default=0)
+    latest = chain[-1].entry.epoch if chain else 0
+    newest = max((one.entry.seq for one in found if one.group not in killed and one.entry.epoch >= latest), default=0)
     if newest > at.seq:
         raise DamagedError(
             f"journal entry {at.seq + 1} is not in the segments, but entry {newest} is",
@@ -294,9 +305,9 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     return chain
 
 
-def _claim(found: _Found, hash_: bytes, depth: dict[bytes, int]) -> tuple[int, bool, int, bytes]:
+def _claim(found: _Found, hash_: bytes, depth: dict[bytes, int]) -> tuple[int, int, bool, int, bytes]:
     """How much speaks for an entry among others that follow the same one."""
-    return depth[hash_], found.followed, found.entry.time_ns, hash_
+    return found.entry.epoch, depth[hash_], found.followed, found.entry.time_ns, hash_
 
 
 def _position(found: _Found, keys: Keys) -> Position:

@@ -395,7 +395,7 @@ class Replica(Trees):
 
     def check_journal(self) -> None:
         """DamagedError if replica.db is not as it should be; the journal itself is at the origin."""
-        rows = self._select((str,), "PRAGMA quick_check(1)")
+        rows = self._select((str,), "PRAGMA integrity_check(1)")
         if rows != [("ok",)]:
             raise DamagedError(f"{self.path!r}: replica.db is damaged: {rows}", hint="delete the replica")
 

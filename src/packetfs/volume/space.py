@@ -56,11 +56,16 @@ _TRIES_MAX: Final = 64  # segments of the pool that are looked at before a new o
 
 
 def changed_segments(db: apsw.Connection, keys: Keys, after_stamp: int) -> tuple[list[Durable], int]:
-    """Segments whose row is newer than `after_stamp`, and the newest stamp."""
+    """Segments whose row is newer than `after_stamp`, and the newest stamp.
+
+    Who asks for all of them gets them from the rows: SQLite sees a damaged page of the index as one with fewer entries.
+    """
+    indexed = "" if after_stamp else "NOT INDEXED"
     rows = select(
         db,
         (int, int, int, int, int, bytes),
-        "SELECT segment, head, table_bytes, state, stamp, row_check FROM segments WHERE stamp > ? ORDER BY stamp",
+        "SELECT segment, head, table_bytes, state, stamp, row_check "  # noqa: S608 - `indexed` is a literal
+        f"FROM segments {indexed} WHERE stamp > ? ORDER BY stamp",
         (after_stamp,),
     )
     for segment, head, table_bytes, state, _, check in rows:
@@ -321,7 +326,8 @@ class Filling:
         """DamagedError if the segment holds what only a later journal can know: this one is an old copy.
 
         Going on with it would overwrite what was committed, so this is asked before the table is cut. A killed push may
-        have left chunks, and the entry after the last one, but never a later one; a segment never granted has nothing.
+        have left chunks, and the entry after the last one with those that were to be committed together with it, but
+        never a later one; a segment never granted has nothing.
         """
         slot = os.path.join(self._segments, self._space.slot(segment))
         known_bytes = max(table_bytes or 0, HEADER_BYTES)
@@ -331,14 +337,17 @@ class Filling:
                 if os.fstat(table.fileno()).st_size <= known_bytes:
                     return
                 data = table.read()
-            entries = table_shape(segment, data, known_bytes).journal
-            found = [entry for entry in self._entries(f"{slot}.data", entries) if entry is not None]
+            places = table_shape(segment, data, known_bytes).journal
+            entries = zip(places, self._entries(f"{slot}.data", places), strict=True)
+            found = [(place[2], entry.seq) for place, entry in entries if entry is not None]
         except (FileNotFoundError, BlockingIOError):
             return  # not there yet; or somebody fills it, and it will not be ours
         except OSError as error:
             raise disk_error("read", f"{slot}.chunks", error.errno or 0) from None
         last, _ = refs.last_entry(db, self._keys)
-        newest = max((entry.seq for entry in found), default=0)
+        # Those of one batch were to be committed together.
+        next_ = {batch for batch, seq in found if seq == last.seq + 1}
+        newest = max((seq for batch, seq in found if batch not in next_), default=0)
         if newest > last.seq + 1 or table_bytes is None:
             holds = f"holds entry {newest} of the journal" if newest else "holds chunks and was never granted"
             raise DamagedError(
@@ -349,10 +358,10 @@ class Filling:
                 seq=newest,
             )
 
-    def _entries(self, path: str, places: Sequence[tuple[int, int]]) -> Iterator[Entry | None]:
+    def _entries(self, path: str, places: Sequence[tuple[int, int, int]]) -> Iterator[Entry | None]:
         """The journal entries at (offset, length) of a segment's data; None for what has not our MAC."""
         with open(path, "rb") as data:
-            for offset, length in places:
+            for offset, length, _ in places:
                 sealed = self._keys.unsealed(os.pread(data.fileno(), length, offset))
                 yield decode_entry(sealed) if sealed is not None else None
 

@@ -31,8 +31,11 @@ class Table:
     """Bytes of the table after each batch, the header alone first."""
     heads: tuple[int, ...]
     """The greatest end of a chunk up to there."""
-    journal: tuple[tuple[int, int], ...]
-    """(offset, length) of chunks that are as long as an entry of the journal may be."""
+    journal: tuple[tuple[int, int, int], ...]
+    """(offset, length, number of the batch) of chunks that are as long as an entry of the journal may be.
+
+    Entries that were committed together are one batch; batch `n` ends at `ends[n]`.
+    """
 
 
 def read_table(data: bytes, volume_id: bytes) -> Table | None:
@@ -49,7 +52,7 @@ def read_table(data: bytes, volume_id: bytes) -> Table | None:
 def table_shape(segment: int, data: bytes, first: int) -> Table:
     """The shape of the batches from byte `first` on, up to one that is cut off."""
     ends, heads = [first], [0]
-    journal: list[tuple[int, int]] = []
+    journal: list[tuple[int, int, int]] = []
     at = first
     while at + _BATCH.size <= len(data):
         start, count = _BATCH.unpack_from(data, at)
@@ -60,7 +63,7 @@ def table_shape(segment: int, data: bytes, first: int) -> Table:
         begins = [start, *chunk_ends[:-1]]
         for i, kind in enumerate(data[records + 4 : stop : _RECORD_BYTES]):
             if kind == _KIND_JOURNAL and MAC_BYTES < chunk_ends[i] - begins[i] <= ENTRY_BYTES_MAX + MAC_BYTES:
-                journal.append((begins[i], chunk_ends[i] - begins[i]))
+                journal.append((begins[i], chunk_ends[i] - begins[i], len(ends)))
         at = stop + _CRC_BYTES
         ends.append(at)
         heads.append(max(heads[-1], *chunk_ends))

@@ -77,7 +77,7 @@ class Tls:
         self._closed = threading.Event()
         self._is_released = False
         self._has_ended = False
-        self._room = bytearray(RECEIVE_BYTES)
+        self._room = bytearray(_RECORD_BYTES)
         self._why = ""
 
     def __enter__(self) -> Self:
@@ -101,6 +101,7 @@ class Tls:
                 try:
                     count = self._read()
                 except ssl.SSLWantReadError:
+                    self._make_room(_RECORD_BYTES)  # a thousand peers that say nothing are not to keep 256 MiB
                     self._wait(select.POLLIN)
                 except ssl.SSLWantWriteError:
                     self._wait(select.POLLOUT)
@@ -110,6 +111,8 @@ class Tls:
                 else:
                     self.received_bytes += count
                     data = bytes(memoryview(self._room)[:count])
+                    if count == len(self._room):
+                        self._make_room(RECEIVE_BYTES)
                     self._keep_pace(count)
                     return data
             return b""
@@ -138,8 +141,12 @@ class Tls:
         """See Transport."""
         return peer_gone(self._why, peer=self._name)
 
+    def _make_room(self, count: int) -> None:
+        if len(self._room) != count:
+            self._room = bytearray(count)
+
     def _read(self) -> int:
-        """Read what has come, at most RECEIVE_BYTES. 0: the stream has ended. SSLWantReadError: nothing has come."""
+        """Read what has come, as far as there is room. 0: the stream has ended. SSLWantReadError: nothing has come."""
         room, count = memoryview(self._room), 0
         while count < len(room):
             try:

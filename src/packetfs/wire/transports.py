@@ -243,10 +243,20 @@ class Command(_Descriptors):
         self._waited()
 
     def _waited(self) -> int | None:
-        try:
-            return self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            return None
+        # Not `Popen.wait` with a time to wait: that looks only every 50 ms.
+        if self._process.poll() is None:
+            try:
+                process = os.pidfd_open(self._process.pid)
+            except ProcessLookupError:  # another thread has just been told of its end
+                return self._process.wait()
+            try:
+                poll = select.poll()
+                poll.register(process, select.POLLIN)
+                if not poll.poll(_END_S * 1000):
+                    return None
+            finally:
+                os.close(process)
+        return self._process.wait()
 
 
 class Ssh(Command):
