@@ -174,7 +174,7 @@ class AsPeer:
         """See Access."""
         if isinstance(message, protocol.Pair):
             return
-        if self.is_ended or not self.is_known:
+        if self.is_ended or (self._volume is None and not self.is_known):
             raise self._not_paired()
         if not self.still_holds:
             raise self._too_low(self._needed, self._volume or "")
