@@ -508,7 +508,13 @@ class _Serving:
             else:
                 begin()
                 done = directory.check_out(
-                    self.volume, meant, snapshot, said, progress=self._tell, report=self._tell_changes
+                    self.volume,
+                    meant,
+                    snapshot,
+                    said,
+                    found=None if found is None else found.base(said, written_ns),
+                    progress=self._tell,
+                    report=self._tell_changes,
                 )
         yield replace(
             done,
