@@ -74,7 +74,9 @@ def test_a_replica_follows_serves_reads_and_takes_over(served: Served, tmp_path:
     refused = served("standby", "push", source, f"{replica}::main", code=8)
     assert "is a replica of" in refused.err
     served.stop()
-    done = served("standby", "promote", "--json", replica).event("promote")
+    promoted = served("standby", "promote", "--json", replica)
+    assert "could not be told" in promoted.event("notice")["message"]
+    done = promoted.event("promote")
     assert done["continued_seq"] == 2
     assert done["epoch"] > 0
     change(source, 2)
@@ -311,3 +313,22 @@ def test_an_old_origin_back_again_is_told_and_rejoins(served: Served, tmp_path: 
     served("old", "replicate", "--once", served.url("standby"), old)
     assert position(old) == position(standby)
     served("old", "verify", old)
+
+
+def test_a_promotion_tells_an_old_origin_that_can_be_reached(served: Served, tmp_path: Path) -> None:
+    """From then on it commits nothing, and still answers who reads."""
+    source, replica = tmp_path / "source", tmp_path / "replica"
+    grow(source, 11, files=20)
+    served.start()
+    served.pair("writer", "--role", "admin", "--volume", "*")
+    served("writer", "push", source, served.url("v:main"))
+    served("writer", "replicate", "--once", served.url("v"), replica)
+
+    done = served("writer", "promote", replica)
+
+    assert "the old origin was told" in done.err
+    change(source, 1)
+    refused = served("writer", "push", source, served.url("v:main"), code=8)
+    assert "is fenced" in refused.err
+    assert served("server", "status", "--json", served.root / "v").event("status")["role"] == "fenced"
+    served("writer", "ls", served.url("v:main"))
