@@ -12,7 +12,7 @@ use crate::select::{Patterns, Selection};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::spare::Care;
 use packetfs_engine::checkout::{
-    self as engine_checkout, Action, Before, Change, Missed, OwnerName, Owners, Report, Root, Watch,
+    self as engine_checkout, Action, Before, Change, Missed, OnProgress, OwnerName, Owners, Report, Root,
 };
 use packetfs_engine::ingest::{
     self as engine_ingest, Host, LeaseHandle, Options, Origin, Owner, ProblemKind, Progress, Source,
@@ -297,14 +297,14 @@ pub fn ingest_stream(
         .map_err(|error| raised(py, error))
 }
 
-/// Python watching a checkout.
-struct PythonWatch {
+/// Python, which is told how far a checkout is.
+struct PythonProgress {
     progress: Py<PyAny>,
     report: Py<PyAny>,
     owner_number: Py<PyAny>,
 }
 
-impl Watch for PythonWatch {
+impl OnProgress for PythonProgress {
     fn progress(&mut self, progress: &engine_checkout::Progress) -> Result<()> {
         Python::attach(|py| self.progress.bind(py).call1((progress.entries, progress.written_bytes)).map(drop))
             .map_err(carried)
@@ -465,7 +465,7 @@ impl Unverified {
     ) -> PyResult<Checkout> {
         let (source, target) = (&self.engine, path_of(target));
         // By number: nobody is asked for names.
-        let mut watch = PythonWatch { progress, report, owner_number: py.None() };
+        let mut on_progress = PythonProgress { progress, report, owner_number: py.None() };
         let done = py.detach(|| {
             let root = decode_root(root)?;
             let root = match root.page() {
@@ -477,7 +477,7 @@ impl Unverified {
             };
             let owners = Owners { restore: false, numeric: true, user: None, group: None };
             let options = engine_checkout::Options { delete: false, dry_run: false, owners, care: Care::NONE };
-            engine_checkout::checkout_from(source, &root, None, &target, &options, &mut watch)
+            engine_checkout::checkout_from(source, &root, None, &target, &options, &mut on_progress)
         });
         done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
     }
@@ -524,9 +524,10 @@ pub fn checkout(
     let care = Care { exclude, backup: backup.map(path_of), delete_max, checksum };
     let options = engine_checkout::Options { delete, dry_run, owners, care };
     let engine = &space.get().engine;
-    let mut watch = PythonWatch { progress, report, owner_number };
-    let done: std::result::Result<Report, Error> =
-        py.detach(|| engine_checkout::checkout_from(&**engine, &root, base.as_ref(), &target, &options, &mut watch));
+    let mut on_progress = PythonProgress { progress, report, owner_number };
+    let done: std::result::Result<Report, Error> = py.detach(|| {
+        engine_checkout::checkout_from(&**engine, &root, base.as_ref(), &target, &options, &mut on_progress)
+    });
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
 }
 

@@ -49,8 +49,8 @@ const GROUP_PATH_BYTES_MAX: usize = 8 << 20;
 const GROUP_BYTES_MAX: u64 = 256 << 20;
 /// Threads that write files, the walking one included: beyond it they wait for each other in the kernel.
 const THREADS_MAX: usize = 4;
-/// How often a watcher is told, at least.
-const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// How often it is told how far it is, at least.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Changes reported at once.
 const REPORT_MAX: usize = 4096;
 /// Open directories above which those far from the walk are closed and found again later.
@@ -103,7 +103,7 @@ pub enum OwnerName<'a> {
 }
 
 /// Is told what happens. An error from it stops the checkout between two changes.
-pub trait Watch {
+pub trait OnProgress {
     /// How far it is; at least ten times a second.
     fn progress(&mut self, progress: &Progress) -> Result<()>;
     /// What has become visible since the last call (with `dry_run`: what would).
@@ -210,9 +210,15 @@ pub struct Report {
 
 /// Writes what is stored at `root` beneath `target`, which is made if it is missing.
 ///
-/// When it fails, or is stopped by `watch`, every name is old or new, and running it again continues.
-pub fn checkout(space: &Space, root: &Root, target: &Path, options: &Options, watch: &mut dyn Watch) -> Result<Report> {
-    checkout_from(space, root, None, target, options, watch)
+/// When it fails, or is stopped by `on_progress`, every name is old or new, and running it again continues.
+pub fn checkout(
+    space: &Space,
+    root: &Root,
+    target: &Path,
+    options: &Options,
+    on_progress: &mut dyn OnProgress,
+) -> Result<Report> {
+    checkout_from(space, root, None, target, options, on_progress)
 }
 
 /// As [`checkout`], where it is known what `target` was last written from.
@@ -227,9 +233,9 @@ pub fn checkout_onto(
     base: &Before,
     target: &Path,
     options: &Options,
-    watch: &mut dyn Watch,
+    on_progress: &mut dyn OnProgress,
 ) -> Result<Report> {
-    checkout_from(space, root, Some(base), target, options, watch)
+    checkout_from(space, root, Some(base), target, options, on_progress)
 }
 
 /// As [`checkout`] or [`checkout_onto`], from any source.
@@ -239,17 +245,17 @@ pub fn checkout_from<S: Source>(
     base: Option<&Before>,
     target: &Path,
     options: &Options,
-    watch: &mut dyn Watch,
+    on_progress: &mut dyn OnProgress,
 ) -> Result<Report> {
     let mut options = options.clone();
     let mut not_deleted = 0;
     if let (true, Some(most)) = (options.delete, options.care.delete_max) {
-        let planned = count_deletions(source, root, target, &options, watch)?;
+        let planned = count_deletions(source, root, target, &options, on_progress)?;
         if planned > most {
             (options.delete, not_deleted) = (false, planned);
         }
     }
-    let report = checkout_with(source, root, base, target, &options, false, watch)?;
+    let report = checkout_with(source, root, base, target, &options, false, on_progress)?;
     Ok(Report { not_deleted, ..report })
 }
 
@@ -259,10 +265,10 @@ fn count_deletions<S: Source>(
     root: &Root,
     target: &Path,
     options: &Options,
-    watch: &mut dyn Watch,
+    on_progress: &mut dyn OnProgress,
 ) -> Result<u64> {
-    struct Quiet<'w>(&'w mut dyn Watch);
-    impl Watch for Quiet<'_> {
+    struct Quiet<'w>(&'w mut dyn OnProgress);
+    impl OnProgress for Quiet<'_> {
         fn progress(&mut self, _: &Progress) -> Result<()> {
             self.0.progress(&Progress::default())
         }
@@ -277,7 +283,7 @@ fn count_deletions<S: Source>(
     }
     let care = Care { checksum: false, ..options.care.clone() };
     let options = Options { dry_run: true, care, ..options.clone() };
-    Ok(checkout_with(source, root, None, target, &options, true, &mut Quiet(watch))?.deleted)
+    Ok(checkout_with(source, root, None, target, &options, true, &mut Quiet(on_progress))?.deleted)
 }
 
 fn checkout_with<S: Source>(
@@ -287,7 +293,7 @@ fn checkout_with<S: Source>(
     target: &Path,
     options: &Options,
     counts: bool,
-    watch: &mut dyn Watch,
+    on_progress: &mut dyn OnProgress,
 ) -> Result<Report> {
     // Missing is fine: then nothing beneath the target can be it.
     let volume = source.directory().and_then(|path| Dir::open(path).ok());
@@ -305,7 +311,7 @@ fn checkout_with<S: Source>(
         for _ in 1..if options.dry_run { 1 } else { threads } {
             scope.spawn(|| pool.serve());
         }
-        let mut checkout = Checkout::new(source, &pool, places, options, backup, watch);
+        let mut checkout = Checkout::new(source, &pool, places, options, backup, on_progress);
         checkout.counts = counts;
         checkout.volume = volume.and_then(|dir| dir.stat_self().ok()).map(|stat| (stat.st_dev, stat.st_ino));
         let answer = checkout.run(root, base);
@@ -521,7 +527,7 @@ struct Checkout<'a, 's, S: Source> {
     volume: Option<(u64, u64)>,
     options: &'a Options,
     rules: Rules,
-    watch: &'a mut dyn Watch,
+    on_progress: &'a mut dyn OnProgress,
     pool: &'a Pool<'s, S>,
     feeder: Feeder<'a, 's, S>,
     root: Option<Arc<Home>>,
@@ -568,7 +574,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         places: Places,
         options: &'a Options,
         backup: Option<Arc<Backup>>,
-        watch: &'a mut dyn Watch,
+        on_progress: &'a mut dyn OnProgress,
     ) -> Self {
         let Places { root, others } = places;
         let (uid, gid) = creator();
@@ -588,7 +594,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 gid,
                 groups: groups(gid),
             },
-            watch,
+            on_progress,
             pool,
             feeder: Feeder::new(pool),
             root,
@@ -796,7 +802,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if let Some(number) = known.get(name) {
             return Ok(*number);
         }
-        let number = self.watch.owner_number(owner)?;
+        let number = self.on_progress.owner_number(owner)?;
         known.insert(name.to_vec(), number);
         Ok(number)
     }
@@ -1221,8 +1227,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.group_files += 1;
         self.group_bytes += entry.size;
         let job = FileJob { home, name, file, entry, attributes, path: self.path.clone() };
-        let Checkout { feeder, pool, watch, told, entries, .. } = self;
-        feeder.add(job, &mut || tick(told, *watch, *entries, pool.bytes()))
+        let Checkout { feeder, pool, on_progress, told, entries, .. } = self;
+        feeder.add(job, &mut || tick(told, *on_progress, *entries, pool.bytes()))
     }
 
     /// One of several names of a file: the first is written, out of sight, and all are links to it.
@@ -1575,7 +1581,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         self.changes.push(Change { path: self.path.clone(), action, kind: entry.kind, size: entry.size, differs });
     }
 
-    /// After each name: closes a group that is full, and lets the watcher know in time.
+    /// After each name: closes a group that is full, and tells how far it is in time.
     fn tick(&mut self) -> Result<()> {
         let full = self.group_files + self.group.names() >= GROUP_NAMES_MAX
             || self.group_bytes >= GROUP_BYTES_MAX
@@ -1585,7 +1591,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if full {
             return self.close();
         }
-        if self.told.elapsed() >= WATCH_EVERY {
+        if self.told.elapsed() >= TELL_EVERY {
             self.tell_progress()?;
         }
         Ok(())
@@ -1594,8 +1600,8 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     /// Completes the group: waits for its files, shows the group before it, and has this one brought to disk while the
     /// next is written.
     fn close(&mut self) -> Result<()> {
-        let Checkout { feeder, pool, watch, told, entries, .. } = self;
-        feeder.drain(&mut || tick(told, *watch, *entries, pool.bytes()))?;
+        let Checkout { feeder, pool, on_progress, told, entries, .. } = self;
+        feeder.drain(&mut || tick(told, *on_progress, *entries, pool.bytes()))?;
         self.show_pending()?;
         let next = self.group.next();
         let group = std::mem::replace(&mut self.group, next);
@@ -1610,7 +1616,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     fn show_pending(&mut self) -> Result<()> {
         let Some(Pending { group, changes, synced }) = self.pending.take() else { return Ok(()) };
         while let Some(synced) = &synced {
-            match synced.recv_timeout(WATCH_EVERY) {
+            match synced.recv_timeout(TELL_EVERY) {
                 Ok(answer) => {
                     answer?;
                     break;
@@ -1621,12 +1627,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 }
             }
         }
-        let Checkout { pool, watch, told, entries, report, .. } = self;
+        let Checkout { pool, on_progress, told, entries, report, .. } = self;
         let mut missed = |path: &[u8]| report.attributes.add(path);
-        group.show(&mut || tick(told, *watch, *entries, pool.bytes()), &mut missed)?;
+        group.show(&mut || tick(told, *on_progress, *entries, pool.bytes()), &mut missed)?;
         self.report.written_bytes = self.pool.bytes();
         if !changes.is_empty() {
-            self.watch.report(&changes)?;
+            self.on_progress.report(&changes)?;
         }
         self.tell_progress()
     }
@@ -1639,17 +1645,17 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
 
     fn tell_progress(&mut self) -> Result<()> {
         self.told = Instant::now();
-        self.watch.progress(&Progress { entries: self.entries, written_bytes: self.pool.bytes() })
+        self.on_progress.progress(&Progress { entries: self.entries, written_bytes: self.pool.bytes() })
     }
 }
 
-/// Tells the watcher how far it is, if it has not heard for a while.
-fn tick(told: &mut Instant, watch: &mut dyn Watch, entries: u64, written_bytes: u64) -> Result<()> {
-    if told.elapsed() < WATCH_EVERY {
+/// Tells how far it is, if that was not told for a while.
+fn tick(told: &mut Instant, on_progress: &mut dyn OnProgress, entries: u64, written_bytes: u64) -> Result<()> {
+    if told.elapsed() < TELL_EVERY {
         return Ok(());
     }
     *told = Instant::now();
-    watch.progress(&Progress { entries, written_bytes })
+    on_progress.progress(&Progress { entries, written_bytes })
 }
 
 fn holds_spared() -> Error {

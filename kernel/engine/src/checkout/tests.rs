@@ -118,9 +118,9 @@ impl Volume {
     }
 
     fn checkout(&self, root: &Root, target: &Path, options: &Options) -> Result<(Report, Vec<Change>)> {
-        let mut watch = Notes::default();
-        let report = checkout(&self.space, root, target, options, &mut watch)?;
-        Ok((report, watch.changes))
+        let mut notes = Notes::default();
+        let report = checkout(&self.space, root, target, options, &mut notes)?;
+        Ok((report, notes.changes))
     }
 }
 
@@ -143,7 +143,7 @@ struct Notes {
     stop_after: Option<u64>,
 }
 
-impl Watch for Notes {
+impl OnProgress for Notes {
     fn progress(&mut self, progress: &Progress) -> Result<()> {
         assert!(progress.entries >= self.progress.entries && progress.written_bytes >= self.progress.written_bytes);
         self.progress = *progress;
@@ -755,7 +755,7 @@ fn what_a_directory_hands_down_does_not_reach_what_is_pulled_into_it() {
 #[test]
 fn owners_go_by_name_by_number_or_by_wish() {
     struct Known;
-    impl Watch for Known {
+    impl OnProgress for Known {
         fn progress(&mut self, _progress: &Progress) -> Result<()> {
             Ok(())
         }
@@ -823,20 +823,20 @@ fn links_and_pipes_with_several_names_are_one() {
 }
 
 #[test]
-fn an_error_of_the_watcher_stops_it_cleanly_and_a_second_run_completes() {
+fn an_error_of_who_is_told_stops_it_cleanly_and_a_second_run_completes() {
     let mut volume = Volume::new();
     let files =
         (0..9000).map(|index: u32| (format!("{index:05}").into_bytes(), Node::File(index.to_le_bytes().into())));
     let node = Node::Dir(files.collect());
     let root = volume.root(&node);
     let target = tempfile::tempdir().unwrap();
-    let mut watch = Notes { stop_after: Some(1), ..Notes::default() };
+    let mut notes = Notes { stop_after: Some(1), ..Notes::default() };
 
-    let answer = checkout(&volume.space, &root, target.path(), &PLAIN, &mut watch);
+    let answer = checkout(&volume.space, &root, target.path(), &PLAIN, &mut notes);
 
     assert!(matches!(answer, Err(Error::Host(_))));
     let shown = fs::read_dir(target.path()).unwrap().count();
-    assert_eq!(shown, watch.changes.len());
+    assert_eq!(shown, notes.changes.len());
     assert!((1000..9000).contains(&shown));
     let (report, _) = volume.checkout(&root, target.path(), &PLAIN).unwrap();
     assert_eq!(report.unchanged as usize, shown);
