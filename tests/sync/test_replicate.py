@@ -730,3 +730,40 @@ def test_a_replica_without_its_journal_is_not_made_an_origin(copies: Copies) -> 
         copies.catch_up()
     (copies.replica / "replica").unlink()
     assert rebuild(copies.replica).recovered.seq == 1
+
+
+def test_who_follows_an_origin_is_told_when_it_is_fenced(copies: Copies, tmp_path: Path) -> None:
+    """Also who waits for its next commit, and who wants to begin."""
+    split(copies)
+    other = tmp_path / "other"
+    with copies.reached() as old:
+        replicate.ensure(old, str(other))
+    with Volume.open(copies.replica) as new:
+        epoch = new.epoch
+    heard: list[PacketFSError] = []
+    waiting = threading.Event()
+
+    def told(lag: Lag) -> None:
+        if not lag.entries or lag.bytes == 0:
+            waiting.set()
+
+    def follow() -> None:
+        with copies.reached() as old, Volume.open(other) as volume:
+            try:
+                replicate.follow(old, volume, waits=True, told=told)
+            except PacketFSError as error:
+                heard.append(error)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert waiting.wait(60)
+    with Volume.open(copies.origin) as volume:
+        assert fencing.fence(volume, epoch, "pfs://new/volume")
+    thread.join(60)
+
+    assert [error.code for error in heard] == ["fenced"]
+    with copies.reached() as old, pytest.raises(RefusedError, match="fenced"):
+        replicate.make(old, str(tmp_path / "third"))
+    assert not (tmp_path / "third").exists()
+    with Volume.open(copies.origin) as volume:
+        assert tree_of(volume, "new")

@@ -13,7 +13,7 @@ from packetfs import kernel
 from packetfs.errors import ConflictError
 from packetfs.format.entry import Commit, Entry, Forget, Position
 from packetfs.format.snapshot import decode_snapshot
-from packetfs.volume import refs
+from packetfs.volume import refs, standing
 from packetfs.wire import protocol
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["Step", "feed", "groups", "period_s"]
 _ENTRIES_MAX: Final = 1024  # in one answer, which is durable at the copy before it asks for more
 _BYTES_MAX: Final = 256 << 20
 _LAG_ENTRIES_MAX: Final = 4096  # of those that are not sent yet, how many are added up
-_BUSY_S: Final = 10.0
+_BUSY_S: Final = 2.0
 _PERIOD_BUSY_S: Final = 0.005
 _PERIOD_IDLE_S: Final = 0.05
 
@@ -118,6 +118,13 @@ def followed(volume: "Volume", seq: int) -> protocol.Followed:
         oldest_ns=left[0].time_ns if left else 0,
         now_ns=volume.env.now_ns(),
     )
+
+
+def check_followed(volume: "Volume") -> None:
+    """RefusedError for an origin that is fenced: who follows it has to follow the new one."""
+    found = volume.standing
+    if found is not None and found.role == "fenced":
+        raise standing.refusal(found)
 
 
 def check_position(volume: "Volume", position: Position) -> None:

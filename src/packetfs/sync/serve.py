@@ -545,6 +545,7 @@ class _Serving:
     # A copy that follows
 
     def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
+        feed.check_followed(self.volume)
         yield protocol.Joined(secret=self.volume.secret(), number=self.volume.new_number())
 
     def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
@@ -557,6 +558,7 @@ class _Serving:
         until_s = began_s + _FOLLOWED_S
         while said.waits and self._env.monotonic_s() < until_s:
             version = volume.journal.version()
+            feed.check_followed(volume)
             if volume.position.seq != said.seq:
                 break
             volume.rest()
@@ -566,6 +568,7 @@ class _Serving:
                     self._env.sleep(feed.period_s(now_s - began_s))
             finally:
                 volume.renew()
+        feed.check_followed(volume)
         yield from feed.feed(volume, said)
 
     def _at(self, said: protocol.At) -> Iterator[protocol.Message]:
