@@ -166,3 +166,15 @@ def test_nobody_is_given_what_the_server_stands_on(served: Served, tmp_path: Pat
         os.makedirs(path, exist_ok=True)
         refused = served("server", "serve", "--root", served.root, "--export", f"a={path}:ro", "--json", code=8)
         assert "cannot be exported" in refused.event("error")["message"]
+
+
+def test_a_directory_that_is_not_there_is_told_with_what_to_do(served: Served, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    refused = served("server", "serve", "--root", served.root, "--export", f"site={missing}", "--json", code=2)
+    served.start("--export", f"site={tmp_path / 'site'}")
+    served.pair("ada", "--role", "read")
+    asked = served("ada", "sync", served.url("site:/nothere/"), tmp_path / "copy", "--json", code=1)
+
+    assert refused.event("error")["message"] == f"{str(missing)!r} cannot be exported: there is no such directory"
+    assert refused.event("error")["hint"]
+    assert asked.event("error")["hint"] == "paths begin in the directory that the server exports as site"

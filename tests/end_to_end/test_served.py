@@ -631,3 +631,37 @@ def test_a_port_that_is_taken_is_told(served: Served) -> None:
     refused = served("server", "serve", "--root", served.root, "--listen", f"127.0.0.1:{served.port}", "--json", code=2)
 
     assert refused.event("error")["code"] == "cannot-listen"
+
+
+@pytest.mark.parametrize("option", ["--listen", "--metrics"])
+def test_what_keeps_a_server_from_listening_is_told_with_what_to_do(option: str, served: Served) -> None:
+    served.start()
+
+    def refused(address: str) -> tuple[str, str]:
+        where = ("--listen", address) if option == "--listen" else ("--listen", "127.0.0.1:0", option, address)
+        error = served("server", "serve", "--root", served.root, *where, "--json", code=2).event("error")
+        assert error["code"] == "cannot-listen"
+        return error["message"], error["hint"]
+
+    taken, elsewhere = refused(f"127.0.0.1:{served.port}"), refused("192.0.2.77:20560")
+
+    assert taken == (
+        f"cannot listen at 127.0.0.1:{served.port}: Address already in use",
+        f"another program listens there, perhaps another `packetfs serve`; {option} chooses",
+    )
+    assert elsewhere == (
+        "cannot listen at 192.0.2.77:20560: Cannot assign requested address",
+        f"write an address of this machine (`ip address` lists them); {option} chooses",
+    )
+
+
+def test_names_that_a_server_does_not_know_are_shown_as_they_were_written(served: Served, tmp_path: Path) -> None:
+    served.start()
+    served.pair("ada", "--role", "admin")
+
+    missing = served("ada", "pull", served.url("nothere:main"), tmp_path / "out", "--json", code=1).event("error")
+    above = served("ada", "refs", served.url("../photos"), "--json", code=1).event("error")
+
+    assert missing["message"] == "the server has no volume 'nothere'"
+    assert "admin" in missing["hint"]
+    assert above["message"] == "'../photos' cannot be the name of a volume on a server"

@@ -55,7 +55,8 @@ def forget(
     """Stop keeping old snapshots of a ref.
 
     A snapshot that any rule keeps is kept, and so is the newest of each ref. Hours, days, weeks, months and years count
-    only where there are snapshots; the time of a snapshot is that of --time, if its push gave one. With @WHEN, that one
+    only where there are snapshots; of a rule that finds fewer of them than it may keep, the oldest snapshot is kept,
+    too. The time of a snapshot is that of --time, if its push gave one. With @WHEN, that one
     snapshot goes and no rule is needed. The space is given back by `packetfs gc`.
     """
     kept_by = _rules(**rules)

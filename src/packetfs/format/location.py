@@ -43,7 +43,7 @@ _WHO: Final = r"(?:([^\s@/\[\]:-][^\s@/\[\]:]*)@)?(\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)
 _HOST = re.compile(_WHO)
 _EXPORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*:/")
 _AUTHORITY = re.compile(_WHO + r"(?::([0-9]{1,5}))?")
-_HINT: Final = "a location looks like VOLUME::REF, host:VOLUME::REF@WHEN:/PATH or file:///DIR/VOLUME:REF"
+_HINT: Final = "a location looks like VOLUME::REF, host:VOLUME::REF@WHEN:/PATH or pfs://HOST/VOLUME:REF"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Both are JSON so that a person can read them (docs/formats/trust.md).
 """
 
 import hashlib
+import os
 import re
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
@@ -162,7 +163,7 @@ def check_volume(name: bytes) -> tuple[bytes, ...]:
     parts = tuple(name.split(b"/"))
     if not all(0 < len(part) <= 255 and not part.startswith(b".") and b"\0" not in part for part in parts):
         raise InvalidError(
-            f"{name!r} cannot be the name of a volume on a server",
+            f"{os.fsdecode(name)!r} cannot be the name of a volume on a server",
             code="bad-location",
             hint="a name is directories beneath the server's root, none of which begins with a dot: photos, team/site",
         )

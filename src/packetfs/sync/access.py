@@ -14,7 +14,7 @@ from packetfs.errors import InvalidError, PacketFSError, RefusedError
 from packetfs.format import trust
 from packetfs.sync.directory import Directory, directory_in, directory_of, export_of
 from packetfs.sync.exports import NO_EXPORTS, Exports
-from packetfs.sync.root import Root
+from packetfs.sync.root import Root, missing
 from packetfs.wire import protocol
 
 __all__ = ["AS_USER", "Access", "AsPeer", "AsUser"]
@@ -228,6 +228,8 @@ class AsPeer:
                 hint="the role `admin` may; or `packetfs init` on the server makes it",
                 volume=name,
             )
+        if not hello.create and not exists:
+            raise missing(name)
         self._volume, self._needed, self._role = name, needed, role
         return path
 

@@ -130,7 +130,11 @@ def _volume_of(real: str, environment: Mapping[str, str]) -> str:
 
 
 def _missing(shown: str, within: Within | None) -> NotFoundError:
-    hint = "a path without a slash before it begins in the home directory" if within is None else ""
+    hint = (
+        "a path without a slash before it begins in the home directory"
+        if within is None
+        else f"paths begin in the directory that the server exports as {within.export.name}"
+    )
     return NotFoundError(f"there is no directory {shown!r}", code="file-not-found", hint=hint, path=shown)
 
 

@@ -141,6 +141,10 @@ def _opened(export: Export, spared: Sequence[str]) -> Export:
             )
     try:
         handle = os.open(real, ANCHOR)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{export.path!r} cannot be exported: there is no such directory", hint="make it first, empty or not"
+        ) from None
     except NotADirectoryError:
         raise UsageError(f"{export.path!r} is no directory", hint="only directories are exported") from None
     except OSError as error:
@@ -155,5 +159,9 @@ def _parts(said: bytes) -> tuple[bytes, ...]:
             f"{os.fsdecode(said)!r} leads out of what is served", code="outside-root", hint="leave `..` out"
         )
     if any(b"\0" in part or len(part) > 255 for part in parts):
-        raise InvalidError(f"{said!r} is no path", code="bad-location")
+        raise InvalidError(
+            f"{os.fsdecode(said)!r} is no path",
+            code="bad-location",
+            hint="each of its names has to be of 1 to 255 bytes, none of them zero",
+        )
     return parts

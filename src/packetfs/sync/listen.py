@@ -37,12 +37,16 @@ from packetfs.wire.frames import GREETING_BYTES_MAX, LITERALS_BYTES_MAX
 from packetfs.wire.pace import Pace
 from packetfs.wire.tls import Tls, accept, peer_name, server_context, shut, wrapped
 
-__all__ = ["Limits", "Server"]
+__all__ = ["Limits", "Server", "listen_error"]
 
 HANDSHAKES_MAX: Final = 256  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 400 machines a second
 HANDSHAKE_S: Final = 10.0
 SESSIONS_MAX: Final = 2048  # of all peers together: two threads and some ten open files each
 _BACKLOG: Final = 512
+_LISTEN_HINTS: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: "another program listens there, perhaps another `packetfs serve`",
+    errno.EACCES: "only root may listen at a port below 1024",
+}
 _LOOK_S: Final = 0.25  # how long a session may outlive its peer's rights
 _GREETING_S: Final = 10.0  # how long a stranger may take to say what it wants
 _IDLE_S: Final = 3600.0  # a session that says nothing for so long is over; the client's next command opens another
@@ -369,16 +373,22 @@ def _listener(host: str, port: int) -> socket.socket:
             listener.close()
             raise
     except (OSError, UnicodeError) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        why = os.strerror(number) if number is not None and number > 0 else str(error)
-        raise UsageError(
-            f"cannot listen at {host}:{port}: {why}",
-            code="cannot-listen",
-            hint="another program may use that port, or the address is not this machine's; choose with --listen",
-            host=host,
-            port=port,
-        ) from None
+        raise listen_error(host, port, error, "--listen") from None
     return listener
+
+
+def listen_error(host: str, port: int, error: OSError | UnicodeError, option: str) -> UsageError:
+    """What to say when `error` came of listening where `option` says, or its default."""
+    number = error.errno if isinstance(error, OSError) else None
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    hint = _LISTEN_HINTS.get(number or 0, "write an address of this machine (`ip address` lists them)")
+    return UsageError(
+        f"cannot listen at {host}:{port}: {why}",
+        code="cannot-listen",
+        hint=f"{hint}; {option} chooses",
+        host=host,
+        port=port,
+    )
 
 
 def _moved(connection: Connection) -> tuple[tuple[str, int], ...]:

@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from packetfs.errors import PacketFSError, UsageError
+from packetfs.errors import PacketFSError
 from packetfs.release import VERSION
 from packetfs.sync.counts import COMMIT_SECONDS
+from packetfs.sync.listen import listen_error
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -62,13 +63,7 @@ class Metrics:
         try:
             self._http = _http_server(host)((host.removeprefix("[").removesuffix("]"), port), Answers)
         except (OSError, UnicodeError) as error:
-            raise UsageError(
-                f"cannot listen at {host}:{port} for --metrics: {error}",
-                code="cannot-listen",
-                hint="another program may use that port, or the address is not this machine's",
-                host=host,
-                port=port,
-            ) from None
+            raise listen_error(host, port, error, "--metrics") from None
         self.host, self.port = host, int(self._http.server_address[1])
         self._thread = threading.Thread(target=self._http.serve_forever, name="packetfs-metrics", daemon=True)
         self._thread.start()

@@ -19,7 +19,7 @@ from packetfs.sync.identity import Identity, data_directory
 from packetfs.sync.kept import Kept
 from packetfs.volume import files
 
-__all__ = ["Root", "root_at"]
+__all__ = ["Root", "missing", "root_at"]
 
 _STATE: Final = ".packetfs"
 _LISTENING: Final = "listening"
@@ -78,11 +78,11 @@ class Root:
         try:
             for number, part in enumerate(parts):
                 if number and _is_volume(handle):
-                    raise _missing(shown)  # inside a volume nothing is a volume
+                    raise missing(shown)  # inside a volume nothing is a volume
                 below = enter(handle, part, shown)
                 if below is None:
                     if number + 1 < len(parts):
-                        raise _missing(shown)
+                        raise missing(shown)
                     return shown, os.path.join(self.path, shown), False
                 os.close(handle)
                 handle = below
@@ -176,7 +176,8 @@ def _is_volume(handle: int) -> bool:
     return False
 
 
-def _missing(name: str) -> NotFoundError:
+def missing(name: str) -> NotFoundError:
+    """That there is no volume of that name beneath the root."""
     return NotFoundError(
         f"the server has no volume {name!r}",
         code="volume-not-found",
