@@ -114,12 +114,13 @@ class Syncthing(Mover):
         return bool(far and far["connected"])
 
     def _is_there(self, scene: Scene) -> bool:
-        where = f"folder=tree&device={self._ids[str(scene.far)]}"
+        """Whether the far side has heard of all that the near one has, and needs nothing more."""
         here = _ask(scene.near, "GET", "/rest/db/status?folder=tree")
-        if here["state"] != "idle":
+        heard = _ask(scene.far, "GET", f"/rest/db/completion?folder=tree&device={self._ids[str(scene.near)]}")
+        if here["state"] != "idle" or not here["sequence"] or heard["sequence"] != here["sequence"]:
             return False
-        told = _ask(scene.near, "GET", f"/rest/db/completion?{where}")
-        return not (told["needItems"] or told["needDeletes"] or told["needBytes"]) and told["completion"] == 100
+        there = _ask(scene.far, "GET", "/rest/db/status?folder=tree")
+        return there["state"] == "idle" and not (there["needTotalItems"] or there["pullErrors"])
 
 
 def _socket(place: Path) -> Path:

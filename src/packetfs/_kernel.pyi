@@ -651,7 +651,7 @@ def checkout(
     root: Page | Entry | Sequence[Entry],
     target: bytes,
     *,
-    base: tuple[Page, int] | None,
+    base: tuple[Page, int, bool] | None,
     delete: bool,
     dry_run: bool,
     owner: bool,
@@ -672,7 +672,8 @@ def checkout(
     attributes and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and
     counted in `owners`. A sequence stands for entries under their own names.
 
-    `base` is the page that `target` was last written from and the `left_ns` of that checkout. With `owner`, owners are
+    `base` is the page that `target` was last written from, the `left_ns` of that checkout, and False; or the page that
+    it was read and stored as, a time before which nothing had changed since, and True. With `owner`, owners are
     those that the entries name, as `owner_number("user" | "group", name)` knows them (asked once for each), or with
     `numeric` their numbers; `user` and `group` take their place.
 

@@ -195,6 +195,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "is-replica": "a full replica was to be written to, or its journal rebuilt",
         "not-a-replica": "a copy of a volume that is no full replica was to be promoted or brought up to date",
         "fenced": "a copy of a volume was written to although another one has been promoted",
+        "not-fenced": "a copy of a volume was to be fenced by an epoch that is none later than its own",
         "diverged": "two copies of a volume have gone different ways: their journals do not go on from each other",
         "not-leased": "a peer wants to fill a segment that was not leased to it",
         "peer-unreachable": "the other machine cannot be reached, or does not let us in",

@@ -85,7 +85,7 @@ def run(tmp_path: Path) -> Run:
 
 
 # What sshd does with a command line, and a place to leave the number of the process, so that a test can kill it.
-_SSH = """#!/bin/sh
+SSH = """#!/bin/sh
 while [ "$1" != "--" ]; do shift; done
 shift 2
 cd "$PACKETFS_TEST_HOME" || exit 255
@@ -98,7 +98,7 @@ eval "exec $*"
 def ssh(tmp_path: Path) -> Path:
     """A command that takes what ssh takes and runs the far side here, in a home of its own."""
     script = tmp_path / "ssh"
-    script.write_text(_SSH)
+    script.write_text(SSH)
     script.chmod(0o755)
     (tmp_path / "far").mkdir()
     return script

@@ -1,5 +1,6 @@
 """Full replicas in one process: the real origin, the real replica, over memory, and some of it over TLS."""
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,16 +11,19 @@ from typing import Any
 import pytest
 
 from packetfs.errors import ConflictError, DamagedError, PacketFSError, RefusedError, UnavailableError
-from packetfs.sync import feed, replicate, scrub, serve
+from packetfs.format.entry import decode_entry, encode_entry
+from packetfs.sync import feed, rejoin, replicate, scrub, serve
 from packetfs.sync.replicate import Lag
 from packetfs.testing.faults import Damage, Faults, Faulty
-from packetfs.volume import Volume, forget, gc, sources_of
+from packetfs.volume import Volume, fencing, forget, gc, sources_of
 from packetfs.volume.promote import promote
+from packetfs.volume.rebuild import rebuild
+from packetfs.volume.standing import NUMBERS, ORIGIN_NUMBER, next_epoch
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.transports import Transport
 from tests.sync import channel
-from tests.sync.conftest import answer_honestly
+from tests.sync.conftest import Origin, answer_honestly
 from tests.volume.conftest import grown
 
 
@@ -48,16 +52,21 @@ class Copies:
         self._threads: list[threading.Thread] = []
 
     @contextmanager
-    def reached(
+    def reached(self, at: Path | None = None, **reaching: Any) -> Iterator[replicate.Origin]:
+        path = at or self.origin
+        with replicate.reach(self.connection(path, **reaching), str(path), f"test:{path}") as origin:
+            yield origin
+
+    def connection(
         self,
-        at: Path | None = None,
+        path: Path,
         *,
         wrap: Callable[[Transport], Transport] = lambda transport: transport,
         serve: Callable[[Connection], None] | None = None,
         patience_s: float = 60,
-    ) -> Iterator[replicate.Origin]:
+    ) -> Connection:
+        """To the server of the copy at `path`; `wrap` is the network between, `serve` the far side."""
         near, far = channel.current.pair()
-        path = at or self.origin
 
         def answer() -> None:
             connection = Connection(far)
@@ -71,8 +80,7 @@ class Copies:
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         self._threads.append(thread)
-        with replicate.reach(Connection(wrap(near), patience_s=patience_s), str(path), f"test:{path}") as origin:
-            yield origin
+        return Connection(wrap(near), patience_s=patience_s)
 
     def catch_up(self, at: Path | None = None, **reaching: Any) -> list[Lag]:
         """Bring the replica up to date, from whatever copy is at `at`."""
@@ -283,8 +291,8 @@ def test_a_promoted_replica_is_written_to_and_its_old_origin_is_another_history(
         copies.catch_up()
 
 
-def test_two_replicas_of_one_origin_never_begin_the_same_epoch() -> None:
-    from packetfs.volume.standing import NUMBERS, ORIGIN_NUMBER, next_epoch
+def test_two_replicas_of_one_origin_never_begin_the_same_epoch(copies: Copies) -> None:
+    copies.push({"a": b"1"})
 
     taken = {number: [next_epoch(number, latest) for latest in range(300)] for number in range(NUMBERS)}
 
@@ -292,6 +300,12 @@ def test_two_replicas_of_one_origin_never_begin_the_same_epoch() -> None:
         assert all(epoch % NUMBERS == number for epoch in epochs)
         assert all(latest < epoch <= latest + NUMBERS for latest, epoch in enumerate(epochs))
     assert next_epoch(ORIGIN_NUMBER, 0) == 1
+    with copies.reached() as origin, Volume.open(copies.origin) as volume:
+        given = [origin.link.ask(protocol.Join(), protocol.Joined).number for _ in range(NUMBERS - 3)]
+        given.append(volume.new_number())
+        assert sorted(given) == list(range(2, NUMBERS))
+        assert volume.new_number() in given
+    assert Volume.open(copies.origin).check_journal().seq == 1
     with pytest.raises(RefusedError, match="used up"):
         next_epoch(3, 4095)
 
@@ -389,6 +403,19 @@ def changed(**fields: Any) -> Callable[[protocol.Message], protocol.Message | No
     return lambda message: replace(message, **fields) if isinstance(message, protocol.Entry) else message
 
 
+def committing(**fields: Any) -> Callable[[protocol.Message], protocol.Message | None]:
+    """An entry that is whole, and says something else."""
+    from msgspec.structs import replace
+
+    def lie(message: protocol.Message) -> protocol.Message | None:
+        if not isinstance(message, protocol.Entry):
+            return message
+        entry = decode_entry(message.data)
+        return replace(message, data=encode_entry(replace(entry, body=replace(entry.body, **fields))))
+
+    return lie
+
+
 LIES: dict[str, Callable[[protocol.Message], protocol.Message | None]] = {
     "an entry that carries nothing": changed(carries=False),
     "bytes that belong to no entry": lambda message: None if isinstance(message, protocol.Entry) else message,
@@ -400,6 +427,9 @@ LIES: dict[str, Callable[[protocol.Message], protocol.Message | None]] = {
     "an entry at the end of a segment": changed(address=(2 << 26) - 10),
     "an entry of another kind of bytes": changed(data=b"PFSJ" + bytes(200)),
     "a group that never ends": changed(ends=False),
+    "a ref that is no name": committing(ref="../\x1b[31m"),
+    "a snapshot of another id": committing(snapshot_id=bytes(32)),
+    "a snapshot with another parent": committing(expected=bytes(32)),
 }
 
 
@@ -418,3 +448,285 @@ def test_a_hostile_origin_is_believed_nothing(copies: Copies, lie: str) -> None:
         assert volume.refs() == []
     copies.catch_up()
     copies.check_same()
+
+
+def come_back(copies: Copies) -> rejoin.Rejoined:
+    """The old origin becomes a replica of the new one, which is where the replica was, and follows."""
+    said: list[str] = []
+    with copies.reached(copies.replica) as new:
+        with Volume.open(copies.origin) as volume:
+            done = rejoin.rejoin(
+                new, volume, lambda: copies.connection(copies.replica), str(copies.replica), told=said.append
+            )
+        assert "fenced" in said[0]
+        with Volume.open(copies.origin) as volume:
+            replicate.follow(new, volume, waits=False, told=lambda _: None)
+    return done
+
+
+def split(copies: Copies) -> dict[str, list[dict[bytes, bytes]]]:
+    """Both go on: the replica is promoted, and the old origin does not know. What only the old one has, by ref."""
+    copies.push({"a": data(1, 100_000), "b": b"common"})
+    copies.push({"a": data(1, 100_000), "b": b"common"}, "side")
+    copies.catch_up()
+    with Volume.open(copies.replica) as volume:
+        promote(volume)
+    copies.push({"a": data(1, 100_000), "n": data(5, 40_000)}, at=copies.replica)
+    copies.push({"a": data(1, 100_000) + data(2, 60_000), "b": b"alone"})
+    copies.push({"a": data(1, 90_000), "c": data(3, 30_000)})
+    copies.push({"only": data(4, 50_000)}, "new")
+    with Volume.open(copies.origin) as volume:
+        return {
+            "main": [tree_of(volume, "main"), tree_of(volume, "main", "~1")],
+            "new": [tree_of(volume, "new")],
+        }
+
+
+@pytest.mark.usefixtures("over")
+def test_an_old_origin_comes_back_as_a_replica_and_what_only_it_had_is_kept(copies: Copies) -> None:
+    alone = split(copies)
+    with Volume.open(copies.origin) as volume:
+        ahead = volume.position
+
+    done = come_back(copies)
+
+    assert {ref: (conflict, count) for ref, conflict, count in done.conflicts} == {
+        "main": (rejoin.conflict_ref("main", 0, ahead), 2),
+        "new": (rejoin.conflict_ref("new", 0, ahead), 1),
+    }
+    with Volume.open(copies.origin) as old, Volume.open(copies.replica) as new:
+        assert old.position == new.position
+        assert old.check_journal() == new.check_journal()
+        for volume in (old, new):
+            assert scrub.verify(volume, restart=True).sound
+            for ref, conflict, _ in done.conflicts:
+                assert [tree_of(volume, conflict, f"~{n}") for n in range(len(alone[ref]))] == alone[ref]
+            assert b"/n" in tree_of(volume, "main")
+        standing = old.standing
+        assert standing is not None
+        assert standing.role == "replica"
+        with pytest.raises(RefusedError, match="is a replica"):
+            old.push(sources_of([copies.origin.parent / "source-new"]), "main")
+
+
+def test_what_comes_back_can_take_over_again(copies: Copies) -> None:
+    split(copies)
+    come_back(copies)
+    with Volume.open(copies.origin) as volume:
+        assert promote(volume).epoch % 64 == 1
+    copies.push({"a": b"third"})
+
+    with pytest.raises(RefusedError, match="no replica"):
+        copies.catch_up()
+    copies.origin, copies.replica = copies.replica, copies.origin
+    done = come_back(copies)
+
+    assert done.conflicts == ()
+    copies.check_same()
+
+
+def test_a_replica_tells_an_old_origin_that_it_is_none_any_more(copies: Copies, tmp_path: Path) -> None:
+    split(copies)
+    other = tmp_path / "other"
+    with copies.reached(copies.replica) as new:
+        replicate.ensure(new, str(other))
+        with Volume.open(other) as volume:
+            replicate.follow(new, volume, waits=False, told=lambda _: None)
+    with Volume.open(copies.origin) as begun_before:
+        assert begun_before.standing is None
+        with copies.reached() as old, Volume.open(other) as volume, pytest.raises(RefusedError) as caught:
+            replicate.follow(old, volume, waits=False, told=lambda _: None)
+
+        assert caught.value.code == "fenced"
+        with pytest.raises(RefusedError, match="epoch") as refused:
+            begun_before.push(sources_of([tmp_path / "source-main"]), "main")
+        assert refused.value.code == "fenced"
+    with pytest.raises(RefusedError, match="fenced"):
+        copies.push({"a": b"late"})
+    come_back(copies)
+    with copies.reached(copies.replica) as new, Volume.open(other) as volume:
+        replicate.follow(new, volume, waits=False, told=lambda _: None)
+        assert len(volume.refs()) == 4
+
+
+def test_a_push_that_is_running_when_its_origin_is_fenced_commits_nothing(copies: Copies, tmp_path: Path) -> None:
+    split(copies)
+    with Volume.open(copies.replica) as new:
+        proof, epoch = new.epoch_proof(), new.epoch
+
+    def fence_now(_: object) -> None:
+        with Volume.open(copies.origin) as volume:
+            fencing.fence(volume, epoch, "elsewhere")
+
+    with Volume.open(copies.origin) as volume:
+        before = volume.position
+        with pytest.raises(RefusedError) as caught:
+            volume.push(
+                sources_of([grown(tmp_path / "more", {f"f{n}": data(n, 9000) for n in range(40)})]),
+                "main",
+                progress=fence_now,
+            )
+        assert caught.value.code == "fenced"
+        assert volume.position == before
+        assert fencing.check_proof(volume, proof).epoch == epoch
+
+
+def test_nobody_is_fenced_by_what_proves_nothing(copies: Copies) -> None:
+    split(copies)
+    with Volume.open(copies.replica) as new, Volume.open(copies.origin) as old:
+        proof, commit = new.epoch_proof(), old.journal_entry(1)
+        assert commit is not None
+        sealed_commit = old.keys.sealed(commit[0])
+        own = old.epoch_proof()
+    assert own == b""
+    for wrong in (b"", proof[:-1] + bytes([proof[-1] ^ 1]), b"x" + proof[1:], sealed_commit, proof[:-32]):
+        with copies.reached() as origin, pytest.raises(PacketFSError):
+            origin.link.ask(protocol.Fence(wrong), protocol.Fenced)
+    with Volume.open(copies.origin) as old:
+        assert old.standing is None
+    with copies.reached(copies.replica) as new_origin, pytest.raises(RefusedError) as caught:
+        new_origin.link.ask(protocol.Fence(proof), protocol.Fenced)
+    assert caught.value.code == "not-fenced"
+
+    with copies.reached() as origin:
+        assert origin.link.ask(protocol.Fence(proof, "pfs://new/volume"), protocol.Fenced).epoch > 0
+    with Volume.open(copies.origin) as old:
+        standing = old.standing
+        assert standing is not None
+        assert (standing.role, standing.origin) == ("fenced", "pfs://new/volume")
+
+
+def test_an_origin_is_no_replica_of_an_older_one(copies: Copies) -> None:
+    copies.push({"a": b"1"})
+    copies.catch_up()
+    with copies.reached(copies.replica) as other, Volume.open(copies.origin) as volume:
+        with pytest.raises(RefusedError) as caught:
+            rejoin.rejoin(other, volume, lambda: copies.connection(copies.replica), "x", told=lambda _: None)
+        assert caught.value.code == "not-a-replica"
+        assert volume.standing is None
+
+
+def test_what_was_reclaimed_alone_is_known_to_be_missing_and_mended(copies: Copies) -> None:
+    copies.push({"a": data(1, 200_000), "b": b"stays"})
+    copies.push({"a": b"short", "b": b"stays"})
+    copies.catch_up()
+    with Volume.open(copies.replica) as volume:
+        promote(volume)
+    with Volume.open(copies.origin) as volume:
+        first = next(iter(volume.snapshots()))[1]
+        forget.forget(volume, "main", [first])
+        assert gc.collect(volume, grace_s=0).freed_bytes > 100_000
+
+    done = come_back(copies)
+
+    assert done.conflicts == ()
+    with Volume.open(copies.origin) as volume:
+        assert scrub.verify(volume, restart=True).sound
+        assert volume.damaged == ()
+        assert tree_of(volume, "main", "~1") == {b"/a": data(1, 200_000), b"/b": b"stays"}
+
+
+def test_coming_back_over_a_line_that_is_cut_anywhere_goes_on_and_loses_nothing(copies: Copies) -> None:
+    alone = split(copies)
+    saved = {path: path.parent / f"saved-{path.name}" for path in (copies.origin, copies.replica)}
+    for path, copy in saved.items():
+        shutil.copytree(path, copy)
+    cuts = 0
+    for way in ("up", "down"):
+        for at in (*range(100, 1200, 180), *range(2000, 400_000, 23_000)):
+            for path, copy in saved.items():
+                shutil.rmtree(path)
+                shutil.copytree(copy, path)
+            damage = Faults(up=Damage(cut=at)) if way == "up" else Faults(down=Damage(cut=at))
+            try:
+                with copies.reached(copies.replica) as new, Volume.open(copies.origin) as volume:
+                    rejoin.rejoin(
+                        new,
+                        volume,
+                        lambda: copies.connection(copies.replica, wrap=lambda line: Faulty(line, damage)),  # noqa: B023
+                        str(copies.replica),
+                        told=lambda _: None,
+                    )
+            except UnavailableError:
+                cuts += 1
+            else:
+                break
+            with Volume.open(copies.origin) as volume:
+                assert volume.standing is not None
+                assert tree_of(volume, "main") == alone["main"][0]
+                assert scrub.verify(volume, restart=True).sound
+            with Volume.open(copies.replica) as volume:
+                assert scrub.verify(volume, restart=True).sound
+
+            done = come_back(copies)
+
+            for path in (copies.origin, copies.replica):
+                with Volume.open(path) as volume:
+                    for ref, conflict, count in done.conflicts:
+                        assert len(list(volume.log(conflict))) == count
+                        assert [tree_of(volume, conflict, f"~{n}") for n in range(count)] == alone[ref]
+    assert cuts > 4
+
+
+def test_a_client_of_the_old_origin_is_never_wrong_at_the_new_one(copies: Copies, tmp_path: Path) -> None:
+    """Its cache is of use where the histories are one, and emptied where it has seen what only the old one had."""
+    clients = Origin(copies.origin, tmp_path / "clients")
+    source = grown(tmp_path / "source", {"a": data(1, 300_000), "b": b"common"})
+    with clients.connect("early") as session:
+        session.push(sources_of([source]), "main")
+    copies.catch_up()
+    with Volume.open(copies.replica) as volume:
+        promote(volume)
+    with clients.connect("late") as session:
+        session.push(sources_of([grown(source, {"b": b"alone"})]), "main")
+    copies.push({"c": data(2, 50_000)}, "other", at=copies.replica)
+    clients.path = copies.replica
+    for client in ("early", "late"):
+        target = tmp_path / f"target-{client}"
+        with Volume.open(copies.replica) as volume:
+            expected = tree_of(volume, "main")
+
+        with clients.connect(client, writes=False) as session:
+            session.pull("main", str(target))
+            received = session.link.counters()[1]
+
+        assert {b"/" + os.fsencode(path.name): path.read_bytes() for path in target.iterdir()} == expected
+        assert (received < 10_000) == (client == "early")
+        with clients.connect(client) as session:
+            session.push(sources_of([grown(source, {"b": client.encode()})]), "main")
+    with Volume.open(copies.replica) as volume:
+        assert tree_of(volume, "main")[b"/b"] == b"late"
+        assert scrub.verify(volume, restart=True).sound
+    clients.close()
+
+
+def test_a_new_epoch_is_lost_by_no_rebuild(copies: Copies) -> None:
+    """Entries that an old origin committed alone lie in its segments still; they are not believed again."""
+    split(copies)
+    come_back(copies)
+    with Volume.open(copies.origin) as volume:
+        promoted = promote(volume)
+        refs = [(ref.name, ref.snapshot.id) for ref in volume.refs()]
+    (copies.origin / "journal.db").unlink()
+
+    rebuilt = rebuild(copies.origin)
+
+    assert rebuilt.recovered == promoted.position
+    with Volume.open(copies.origin) as volume:
+        assert [(ref.name, ref.snapshot.id) for ref in volume.refs()] == refs
+        assert scrub.verify(volume, restart=True).sound
+
+
+def test_a_replica_without_its_journal_is_not_made_an_origin(copies: Copies) -> None:
+    copies.push({"a": b"1"})
+    copies.catch_up()
+    (copies.replica / "journal.db").unlink()
+
+    with pytest.raises(RefusedError) as caught:
+        rebuild(copies.replica)
+
+    assert caught.value.code == "is-replica"
+    with pytest.raises(DamagedError):
+        copies.catch_up()
+    (copies.replica / "replica").unlink()
+    assert rebuild(copies.replica).recovered.seq == 1

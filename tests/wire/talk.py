@@ -144,7 +144,7 @@ SAMPLES: dict[FrameType, Message] = {
     FrameType.AT: At(7),
     FrameType.FENCE: Fence(b"entry and MAC", "pfs://nas/photos"),
     FrameType.ADOPT: Adopt(),
-    FrameType.JOINED: Joined(bytes(range(32))),
+    FrameType.JOINED: Joined(bytes(range(32)), 17),
     FrameType.ENTRY: ENTRY,
     FrameType.FOLLOWED: FOLLOWED,
     FrameType.FENCED: Fenced(5),
@@ -238,7 +238,7 @@ def session_follow() -> list[bytes]:
     talk.ask(talk.client.say(msgspec.structs.replace(HELLO, ref="", known=b"", known_seq=0, known_hash=b"")))
     talk.answer(talk.origin.say(msgspec.structs.replace(WELCOME, state=None)))
     talk.ask(talk.client.say(Join()))
-    talk.answer(talk.origin.say(SAMPLES[FrameType.JOINED]))
+    talk.answer(talk.origin.say(Joined(bytes(range(32)))))
     talk.ask(talk.client.say(At(7)))
     talk.answer(talk.origin.say(ENTRY))
     talk.ask(talk.client.say(FOLLOW))

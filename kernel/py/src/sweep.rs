@@ -494,7 +494,7 @@ pub fn checkout(
     space: Bound<'_, Space>,
     root: RootArgument<'_>,
     target: Vec<u8>,
-    base: Option<(PageArgument, i64)>,
+    base: Option<(PageArgument, i64, bool)>,
     delete: bool,
     dry_run: bool,
     owner: bool,
@@ -517,7 +517,8 @@ pub fn checkout(
         }
     };
     let target = path_of(target);
-    let base = base.map(|(page, left_ns)| Ok::<_, PyErr>(Before { page: page_from(&page)?, left_ns })).transpose()?;
+    let before = |(page, left_ns, was_read)| Ok::<_, PyErr>(Before { page: page_from(&page)?, left_ns, was_read });
+    let base = base.map(before).transpose()?;
     let owners = Owners { restore: owner, numeric, user, group };
     let exclude = exclude.map(|patterns| patterns.get().value.clone());
     let care = Care { exclude, backup: backup.map(path_of), delete_max, checksum };

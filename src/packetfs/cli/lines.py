@@ -140,6 +140,21 @@ class Followed(Line, frozen=True, tag="followed", kw_only=True):
     took_s: float
 
 
+class Rejoined(Line, frozen=True, tag="rejoined", kw_only=True):
+    """An old origin was fenced and is a replica of the new one, from the last position on that both have, `fork`.
+
+    `conflicts` has a `{ref, conflict, snapshots}` for each ref of which only it had something: so many snapshots, now
+    the history of `conflict`.
+    """
+
+    replica: str
+    origin: str
+    epoch: int
+    fork_seq: int
+    fork_hash: str
+    conflicts: list[dict[str, str | int]]
+
+
 class Promoted(Line, frozen=True, tag="promote", kw_only=True):
     """A full replica is the origin of its volume, whose history goes on from the position `continued`."""
 

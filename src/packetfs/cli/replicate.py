@@ -10,13 +10,15 @@ from packetfs.cli import lines
 from packetfs.cli.app import command, paths, ssh_options
 from packetfs.cli.config import seconds
 from packetfs.cli.invocation import Invocation
-from packetfs.cli.names import shown
+from packetfs.cli.names import shown, shown_message
 from packetfs.cli.output import Output
 from packetfs.cli.quantities import amount, bytes_text, duration
 from packetfs.errors import PacketFSError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from packetfs.sync.replicate import Lag, Origin
+    from packetfs.volume import Volume
+    from packetfs.wire.connection import Connection
 
 _TOLD_S = 1.0  # between two lines for people
 
@@ -66,12 +68,18 @@ def replicate(invocation: Invocation, *, location: str, directory: str, once: bo
         from packetfs.volume import Volume
 
         chosen = invocation.settings
-        connection = remote.reach(
-            place, ssh=chosen.ssh, remote_packetfs=chosen.remote_packetfs, rate_bytes_s=chosen.rate_bytes_s
-        )
+
+        def connect() -> "Connection":
+            return remote.reach(
+                place, ssh=chosen.ssh, remote_packetfs=chosen.remote_packetfs, rate_bytes_s=chosen.rate_bytes_s
+            )
+
         name = str(type(place)(place.volume, endpoint=place.endpoint))
-        with following.reach(connection, place.volume, name) as origin:
+        with following.reach(connect(), place.volume, name) as origin:
             made = following.ensure(origin, directory)
+            with Volume.open(directory, lock_wait_s=chosen.lock_wait_s) as volume:
+                if (found := volume.standing) is None or found.role == "fenced":
+                    _rejoin(invocation.output, origin, volume, connect, place.volume)
             with Volume.open(directory, lock_wait_s=chosen.lock_wait_s) as volume:
                 teller.begins(origin, volume.id, made=made)
                 in_touch()
@@ -142,6 +150,29 @@ class _Teller:
         self._entries = 0
         self._output.notice(line, text)
         self._output.flush()
+
+
+def _rejoin(output: Output, origin: "Origin", volume: "Volume", connect: "Callable[[], Connection]", name: str) -> None:
+    """An old origin, back again."""
+    from packetfs.sync.rejoin import rejoin
+
+    def told(text: str) -> None:
+        output.warning(lines.Notice(code="fenced", message=text), f"{shown(volume.path)} is {shown_message(text)}")
+
+    done = rejoin(origin, volume, connect, name, told=told)
+    line = lines.Rejoined(
+        replica=volume.path,
+        origin=origin.location,
+        epoch=done.epoch,
+        fork_seq=done.fork.seq,
+        fork_hash=done.fork.hash.hex(),
+        conflicts=[{"ref": ref, "conflict": kept, "snapshots": count} for ref, kept, count in done.conflicts],
+    )
+    text = f"{shown(volume.path)} is a replica of {shown(origin.location)} from position {done.fork} on"
+    for ref, kept, count in done.conflicts:
+        text += f"; {amount(count, 'snapshot')} of {ref} that only it had: {kept}"
+    output.warning(line, text)
+    output.flush()
 
 
 def _check_directory(directory: str) -> None:

@@ -118,6 +118,7 @@ def pull(
     dry_run: bool = False,
     check_space: bool = True,
     ownership: Ownership = AS_STORED,
+    found: tuple[Page, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PullReport:
@@ -169,7 +170,7 @@ def pull(
             volume.space,
             root,
             existing,
-            base=before if page is not None else None,
+            base=_base(before, found) if page is not None else None,
             delete=delete,
             dry_run=dry_run,
             owner=ownership.restore,
@@ -207,6 +208,13 @@ def pull(
         missed=tuple(Problem(path=name, kind=kind) for kind, (_, names) in missed for name in names),
         written_bytes=done.written_bytes,
     )
+
+
+def _base(before: tuple[Page, int] | None, found: tuple[Page, int] | None) -> tuple[Page, int, bool] | None:
+    """What the kernel is told of the target as it is: what it was read as just now, or last written from."""
+    if found is not None:
+        return (*found, True)
+    return (*before, False) if before is not None else None
 
 
 def _remember(left: Left, before: tuple[Page, int] | None, page: Page, done: kernel.Checkout) -> None:

@@ -15,12 +15,14 @@ from typing import Final
 from packetfs.env import Env
 from packetfs.errors import BusyError, InvalidError, NotFoundError, RefusedError, UsageError, disk_error
 from packetfs.events import Change, Problem, Progress
+from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
 from packetfs.sync import checkout
 from packetfs.sync.exports import Within
 from packetfs.sync.identity import data_directory
 from packetfs.sync.plan import raced
 from packetfs.volume import Source, Volume, files
+from packetfs.volume.ingest import clean_before_ns, page_of
 from packetfs.volume.selection import Pattern, Selection
 from packetfs.wire import protocol
 
@@ -140,6 +142,15 @@ class Found:
     said: protocol.Ingest
     written_ns: int
     """When a checkout had last begun to write into it."""
+    before_ns: int
+    """What had not been changed since then, by the directory's own clock, is as it was found."""
+
+    def base(self, wanted: protocol.Checkout, written_ns: int) -> tuple[Page, int] | None:
+        """As what a checkout may take that about which nothing has changed since; None if it has to look itself."""
+        page = page_of(self.snapshot)
+        if page is None or self.written_ns != written_ns or self.said.exclude != wanted.exclude:
+            return None
+        return page, self.before_ns
 
     def is_as(self, snapshot: Snapshot, wanted: protocol.Checkout, written_ns: int) -> bool:
         """Whether the directory holds what is wanted already, unless somebody else than us has written into it."""
@@ -189,6 +200,7 @@ def ingest(
             )
         source = Source(os.fsencode(directory.path), at=os.fsencode(place))
         selection = Selection(exclude=_patterns(said.exclude))
+        before_ns = clean_before_ns(volume.path, [source], volume.env)
         try:
             report = raced(
                 lambda: volume.push([source], FOUND, selection=selection, checksum=said.checksum, progress=tell)
@@ -203,7 +215,9 @@ def ingest(
         disk_bytes=status.disk_bytes,
     )
     is_whole = report.snapshot is not None and not report.statistics.problems
-    return ingested, Found(report.snapshot, said, written_ns) if report.snapshot is not None and is_whole else None
+    if report.snapshot is None or not is_whole:
+        return ingested, None
+    return ingested, Found(report.snapshot, said, written_ns, before_ns)
 
 
 def check_out(
@@ -212,10 +226,11 @@ def check_out(
     snapshot: Snapshot,
     said: protocol.Checkout,
     *,
+    found: tuple[Page, int] | None,
     progress: Callable[[Progress], None],
     report: Callable[[Sequence[Change]], None],
 ) -> protocol.CheckedOut:
-    """Make the directory hold the snapshot. `checkout.pull` says what is promised."""
+    """Make the directory hold the snapshot. `checkout.pull` says what is promised; `found` is `Found.base`."""
     with directory.opened(make=True) as place, directory.backup(said.backup) as backup:
         assert place is not None, "it is made if it is missing"
         done = checkout.pull(
@@ -229,6 +244,7 @@ def check_out(
             ),
             check_space=said.check_space,
             ownership=checkout.Ownership(restore=said.owners, numeric=said.numeric),
+            found=found,
             progress=progress,
             report=report if said.tell else None,
         )

@@ -77,19 +77,25 @@ def connect(
 
 
 def reach(
-    location: Location, *, ssh: str, remote_packetfs: str, rate_bytes_s: int | None = None, env: Env = SYSTEM
+    location: Location,
+    *,
+    ssh: str,
+    remote_packetfs: str,
+    rate_bytes_s: int | None = None,
+    patience_s: float = PATIENCE_S,
+    env: Env = SYSTEM,
 ) -> Connection:
     """A connection to the machine that `location` is on; nothing has been said."""
     assert location.endpoint is not None, "what is on this machine is opened here"
     transport = _paced(_transport(location.endpoint, ssh, remote_packetfs, env), rate_bytes_s, env)
-    return Connection(transport, patience_s=PATIENCE_S)
+    return Connection(transport, patience_s=patience_s)
 
 
 def far_source(location: Location, *, ssh: str, remote_packetfs: str) -> FarSource:
     """What is at `location` on another machine, as the copy that a repair takes from; nothing is kept of it here."""
     connection = reach(location, ssh=ssh, remote_packetfs=remote_packetfs)
     try:
-        return FarSource(connection, location.volume)
+        return FarSource.greet(connection, location.volume)
     except BaseException:
         connection.close()
         raise

@@ -123,12 +123,18 @@ class NearSource:
 
 
 class FarSource:
-    """A copy on another machine, which answers over `connection`. A context manager."""
+    """A copy on another machine, which was greeted over `link`. A context manager."""
 
-    def __init__(self, connection: Connection, volume: str) -> None:
-        self._link = Link(connection)
+    def __init__(self, link: Link, welcome: protocol.Welcome) -> None:
+        self._link = link
+        self._welcome = welcome
+
+    @classmethod
+    def greet(cls, connection: Connection, volume: str) -> "FarSource":
+        """The copy that the machine at the other end of `connection` calls `volume`."""
+        link = Link(connection)
         hello = protocol.Hello(protocol=protocol.PROTOCOL, software=VERSION, volume=os.fsencode(volume), intent="read")
-        self._welcome = self._link.ask(hello, protocol.Welcome)
+        return cls(link, link.ask(hello, protocol.Welcome))
 
     def __enter__(self) -> Self:
         return self

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Final
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import BusyError, DamagedError, InvalidError, PacketFSError, RefusedError, UnavailableError
+from packetfs.format.address import segment_of
 from packetfs.format.descriptor import ChunkProfile, Descriptor
 from packetfs.format.entry import Position
 from packetfs.release import VERSION
 from packetfs.sync.link import Link
+from packetfs.sync.repair import FarSource, repair
 from packetfs.sync.watching import delay_s
 from packetfs.volume import Volume
 from packetfs.volume.creation import create_replica, is_volume
 from packetfs.volume.following import Follower
 from packetfs.volume.keys import Keys
-from packetfs.volume.standing import NUMBERS, ORIGIN_NUMBER, Standing
+from packetfs.volume.standing import ORIGIN_NUMBER, Standing
 from packetfs.wire import protocol
 
 if TYPE_CHECKING:
@@ -102,6 +104,8 @@ def make(origin: Origin, place: str, *, env: Env = SYSTEM) -> None:
     welcome, secret = origin.welcome, joined.secret
     if not welcome.keys.startswith(kernel.derive_key("packetfs v1 chunk digest", secret)):
         raise InvalidError("the secret from the peer is not that of its volume", code="protocol-violation")
+    if joined.number in (0, ORIGIN_NUMBER):
+        raise InvalidError("the peer gives a number that is the origin's", code="protocol-violation")
     smallest, average, largest, normalisation = welcome.chunks
     described = Descriptor(
         volume_id=welcome.volume_id,
@@ -109,7 +113,7 @@ def make(origin: Origin, place: str, *, env: Env = SYSTEM) -> None:
         created_ns=welcome.created_ns,
         chunks=ChunkProfile(min=smallest, avg=average, max=largest, normalisation=normalisation),
     )
-    create_replica(place, secret, described, Standing("replica", origin.location, _number(env), 0), env)
+    create_replica(place, secret, described, Standing("replica", origin.location, joined.number, 0), env)
 
 
 def follow(
@@ -136,6 +140,7 @@ def follow(
             entered(entry)
 
     with Follower(volume, note) as follower:
+        _mend(origin, volume)
         lag = Lag(follower.position, 0, 0, 0.0, 0.0)
         conversation = _Conversation(origin, volume, follower, lambda: told(replace(lag, entries=0, took_s=0.0)))
         while True:
@@ -149,6 +154,18 @@ def follow(
             if said.oldest_ns == 0 and not waits:
                 follower.punch()
                 return
+
+
+def _mend(origin: Origin, volume: Volume) -> None:
+    """Make good what is known to be damaged here, as far as the origin has it."""
+    if not volume.damaged:
+        return
+    chunks = kernel.Mender(volume.space).chunks(volume.damaged)
+    done = set(repair(volume, volume.damaged, FarSource(origin.link, origin.welcome)).mended)
+    readable = {segment_of(address) for address, _ in chunks}
+    # Where a chunk table is what is damaged, `verify` says what became of it.
+    left = [extent for extent in volume.damaged if segment_of(extent[0]) not in readable]
+    volume.remember_damage(left + [chunk for chunk in chunks if chunk not in done], complete=True)
 
 
 class _Conversation:
@@ -267,8 +284,3 @@ def ensure(origin: Origin, place: str, *, env: Env = SYSTEM) -> bool:
         return False
     make(origin, place, env=env)
     return True
-
-
-def _number(env: Env) -> int:
-    """One of those that an origin which never was a replica does not have."""
-    return ORIGIN_NUMBER + 1 + int.from_bytes(env.random_bytes(4), "little") % (NUMBERS - ORIGIN_NUMBER - 1)

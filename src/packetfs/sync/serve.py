@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from packetfs import kernel
 from packetfs.env import SYSTEM, Env
 from packetfs.errors import (
+    BusyError,
     ConflictError,
     DamagedError,
     InvalidError,
@@ -29,7 +30,7 @@ from packetfs.errors import (
     disk_error,
 )
 from packetfs.events import Change, Progress
-from packetfs.format.address import Extent, segment_of
+from packetfs.format.address import Extent, epoch_of, segment_of
 from packetfs.format.entry import Position
 from packetfs.format.location import check_ref, parse_path
 from packetfs.format.snapshot import Snapshot
@@ -42,7 +43,7 @@ from packetfs.sync.directory import Directory, Found
 from packetfs.sync.plan import numbers_of, proposal_from
 from packetfs.sync.quota import Quota, quota_of
 from packetfs.sync.usage import Usage
-from packetfs.volume import Volume, files, reserve
+from packetfs.volume import Volume, fencing, files, reserve, space
 from packetfs.volume.commit import commit, encode, proposal_of
 from packetfs.volume.removals import Ranges
 from packetfs.volume.replica import Replica, is_replica
@@ -63,6 +64,7 @@ _PREFIX_BYTES: Final = 16  # of a digest or an id
 _HASH_BYTES: Final = 8
 _HELD_BYTES_MAX: Final = 64 << 10
 _TELL_S: Final = 1.0  # between words to a peer that waits
+_FOLLOWED_S: Final = 600.0  # that a copy is let wait for an answer; then it asks again
 _PAGE: Final = 8  # snapshots, of at most 60 KiB each, in one answer
 
 
@@ -124,6 +126,7 @@ class _Serving:
         self._current: kernel.Lease | None = None
         self._incoming: kernel.Incoming | None = None
         self._base: Snapshot | None = None
+        self._adopts = False
         self._recorded: dict[int, tuple[Durable, bool]] = {}
         self._unsaved_bytes = 0
         self._durable_bytes = 0
@@ -148,6 +151,8 @@ class _Serving:
             protocol.Join: self._join,
             protocol.Follow: self._follow,
             protocol.At: self._at,
+            protocol.Fence: self._fence,
+            protocol.Adopt: self._adopt,
         }
 
     def run(self) -> None:
@@ -429,6 +434,9 @@ class _Serving:
             )
         base = self._base
         parent = base.id if base is not None else b""
+        if self._adopts:  # the base is only what it was coded against
+            named = volume.state(check_ref(wanted.ref))
+            parent = named[0].id if named is not None else b""
         proposal = proposal_from(wanted, (root, root_digest), parent, base)
         lease = self._current
         if lease is None or lease.room < _ROOM_BYTES_MIN:
@@ -500,7 +508,13 @@ class _Serving:
             else:
                 begin()
                 done = directory.check_out(
-                    self.volume, meant, snapshot, said, progress=self._tell, report=self._tell_changes
+                    self.volume,
+                    meant,
+                    snapshot,
+                    said,
+                    found=None if found is None else found.base(said, written_ns),
+                    progress=self._tell,
+                    report=self._tell_changes,
                 )
         yield replace(
             done,
@@ -531,18 +545,23 @@ class _Serving:
     # A copy that follows
 
     def _join(self, _: protocol.Join) -> Iterator[protocol.Message]:
-        yield protocol.Joined(secret=self.volume.secret())
+        yield protocol.Joined(secret=self.volume.secret(), number=self.volume.new_number())
 
     def _follow(self, said: protocol.Follow) -> Iterator[protocol.Message]:
         """What came after a position; if that is nothing, wait for it."""
         volume = self.volume
         began_s = self._told_s = self._env.monotonic_s()
+        if said.proof and fencing.fence(volume, fencing.check_proof(volume, said.proof).epoch, ""):
+            volume.check_writable()  # raises what the copy has to know: this is no origin any more
         feed.check_position(volume, Position(said.seq, said.hash))
-        while said.waits and volume.position.seq == said.seq:
+        until_s = began_s + _FOLLOWED_S
+        while said.waits and self._env.monotonic_s() < until_s:
+            version = volume.journal.version()
+            if volume.position.seq != said.seq:
+                break
             volume.rest()
             try:
-                while volume.position.seq == said.seq:
-                    now_s = self._env.monotonic_s()
+                while volume.journal.version() == version and (now_s := self._env.monotonic_s()) < until_s:
                     self._tell(Progress(phase="waiting"))
                     self._env.sleep(feed.period_s(now_s - began_s))
             finally:
@@ -554,6 +573,35 @@ class _Serving:
         if found is None:
             raise NotFoundError(f"the journal has no entry {said.seq}")
         yield protocol.Entry(address=found[1], data=found[0])
+
+    def _fence(self, said: protocol.Fence) -> Iterator[protocol.Message]:
+        volume = self.volume
+        epoch = fencing.check_proof(volume, said.proof).epoch
+        if not fencing.fence(volume, epoch, said.origin):
+            raise RefusedError(
+                f"epoch {epoch} is none later than this copy's own, {volume.epoch}, or this is no origin",
+                code="not-fenced",
+            )
+        yield protocol.Fenced(epoch)
+
+    def _adopt(self, _: protocol.Adopt) -> Iterator[protocol.Message]:
+        self.volume.check_writable()
+        self._adopts = True
+        yield protocol.Adopted()
+
+    def _lease_earlier(self, segment: int) -> kernel.Lease:
+        """The lease of a segment of an earlier epoch, of which nothing is ever granted any more."""
+        volume = self.volume
+        with volume.journal.reading() as db:
+            known, epoch = space.row(db, volume.keys, segment), space.epoch(db, volume.keys)
+        if epoch_of(segment) >= epoch:
+            raise self._not_leased(segment)
+        _, head, table_bytes = known or (segment, 0, 0)
+        lease = volume.space.lease(segment, head, table_bytes, known is None, True)
+        if lease is None:
+            raise BusyError("another session fills that segment", hint="run it again", segment=segment)
+        self._leases[segment] = lease
+        return lease
 
     # What the above needs
 
@@ -610,8 +658,13 @@ class _Serving:
     def _lease_of(self, segment: int) -> kernel.Lease:
         lease = self._leases.get(segment)
         if lease is None:
-            raise RefusedError(f"segment {segment} is not leased to this session", code="not-leased", segment=segment)
+            if not self._adopts:
+                raise self._not_leased(segment)
+            lease = self._lease_earlier(segment)
         return lease
+
+    def _not_leased(self, segment: int) -> RefusedError:
+        return RefusedError(f"segment {segment} is not leased to this session", code="not-leased", segment=segment)
 
     def _find(self, ref: str, when: str) -> tuple[Snapshot, int]:
         snapshot = self.volume.resolve(check_ref(ref), parse_when(when))

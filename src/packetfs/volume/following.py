@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from packetfs import kernel
-from packetfs.errors import BusyError, DamagedError, RefusedError
+from packetfs.errors import BusyError, DamagedError, RefusedError, UsageError
 from packetfs.format.address import SEGMENT_BYTES, epoch_of, offset_of, segment_of
 from packetfs.format.entry import MAC_BYTES, Commit, Entry, Position, Reclaim, decode_entry
+from packetfs.format.location import check_ref
 from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.volume import gc, pins, refs, removals, space, standing
 from packetfs.volume.replay import check_next, replay
@@ -135,6 +136,8 @@ class Follower:
             raise DamagedError("the origin sends entries that belong together without end", code="transfer-damaged")
         self._check_place(entry, address, len(data) + MAC_BYTES)
         is_commit = isinstance(entry.body, Commit)
+        if isinstance(entry.body, Commit):
+            _check_commit(entry.body)
         if carries and not is_commit:
             raise DamagedError(f"entry {entry.seq} is no commit and carries a snapshot", code="transfer-damaged")
         bare = is_commit and not carries and not self._has_arrived(entry)
@@ -330,6 +333,16 @@ class Follower:
             lease.close()
         self._leases.clear()
         self._unflushed_bytes = 0
+
+
+def _check_commit(commit: Commit) -> None:
+    """Name and parent of what a peer says was committed; DamagedError for what no origin commits."""
+    try:
+        check_ref(commit.ref)
+    except UsageError as error:
+        raise DamagedError(f"the origin has a ref of which that is true: {error.message}") from None
+    if decode_snapshot(commit.snapshot, commit.snapshot_id).parent != commit.expected:
+        raise DamagedError("a snapshot from the origin does not follow the one before it", code="transfer-damaged")
 
 
 def _is_kept(db: apsw.Connection, entry: Entry) -> bool:

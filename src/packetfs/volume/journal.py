@@ -299,6 +299,11 @@ class Journal:
             finally:
                 self._roll_back()
 
+    def version(self) -> int:
+        """Another number once anybody else has committed: cheap to ask for again and again."""
+        with self._turn, _speaking(self.path):
+            return int(self._db.execute("PRAGMA data_version").get)
+
     @property
     def is_usable(self) -> bool:
         """Whether it can still be written to: see `poison`."""

@@ -111,7 +111,7 @@ def _rebuild(absolute: str, descriptor: Descriptor, secret: bytes, env: Env) -> 
     durable = [_proven(opened, table, row, chain) for table, row in zip(tables, whole, strict=True)]
     begun = chain[-1].entry.epoch if chain else 0
     latest = max([epoch_of(row[0]) for row in durable] + [begun], default=0)
-    epoch = standing.next_epoch(begun % standing.NUMBERS or standing.ORIGIN_NUMBER, latest)
+    epoch = standing.next_epoch(standing.number_in(begun), latest)
     staging = os.path.join(absolute, "journal.db.new")
     _remove(staging)
     create_journal(staging, epoch=epoch, row_check=keys.row_check(epoch, 0))
@@ -269,10 +269,11 @@ def _entries(opened: kernel.Space, tables: list[Table], heads: dict[int, int], k
 def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     """The entries from genesis on.
 
-    Where two follow one entry, one of them was written by a push that was killed before it committed: the one with the
-    longer future counts, in which entries that were committed together count once; then one whose segment was filled
-    further, which proves that it was committed; then the later one; and of two with one time (a clock that was set
-    back) the one with the greater hash, so that every run agrees.
+    Where two follow one entry, the one of a later epoch counts: the other one was committed by an origin that did not
+    know that it was none any more, and was taken out. Of one epoch, one of them was written by a push that was killed
+    before it committed: the one with the longer future counts, in which entries that were committed together count
+    once; then one whose segment was filled further, which proves that it was committed; then the later one; and of
+    two with one time (a clock that was set back) the one with the greater hash, so that every run agrees.
     """
     followers: dict[bytes, list[_Found]] = {}
     for one in found:
@@ -292,7 +293,8 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
         chain.append(best)
         killed.update(one.group for one in candidates if one.group != best.group)
         at = _position(best, keys)
-    newest = max((one.entry.seq for one in found if one.group not in killed), default=0)
+    latest = chain[-1].entry.epoch if chain else 0
+    newest = max((one.entry.seq for one in found if one.group not in killed and one.entry.epoch >= latest), default=0)
     if newest > at.seq:
         raise DamagedError(
             f"journal entry {at.seq + 1} is not in the segments, but entry {newest} is",
@@ -303,9 +305,9 @@ def _longest_chain(found: list[_Found], keys: Keys) -> list[_Found]:
     return chain
 
 
-def _claim(found: _Found, hash_: bytes, depth: dict[bytes, int]) -> tuple[int, bool, int, bytes]:
+def _claim(found: _Found, hash_: bytes, depth: dict[bytes, int]) -> tuple[int, int, bool, int, bytes]:
     """How much speaks for an entry among others that follow the same one."""
-    return depth[hash_], found.followed, found.entry.time_ns, hash_
+    return found.entry.epoch, depth[hash_], found.followed, found.entry.time_ns, hash_
 
 
 def _position(found: _Found, keys: Keys) -> Position:

@@ -40,6 +40,7 @@ __all__ = [
     "by_id",
     "check_known",
     "check_unmoved",
+    "clear",
     "commits",
     "committed_after",
     "current",
@@ -256,6 +257,14 @@ def entry_ends(db: apsw.Connection, keys: Keys, until_ns: int) -> dict[int, int]
     statement = "SELECT max(address + length(entry)) FROM journal WHERE seq <= ? GROUP BY address >> ?"
     ends = [row[0] + MAC_BYTES for row in select(db, (int,), statement, (seq, OFFSET_BITS))]
     return {segment_of(end - 1): offset_of(end - 1) + 1 for end in ends}
+
+
+def clear(db: apsw.Connection) -> None:
+    """Forget every entry and all that follows from them, to do them again."""
+    for table in ("journal", "moves", "refs"):
+        db.execute(f"DELETE FROM {table}")  # noqa: S608 - literals
+    if has_removals(db):
+        db.execute("DELETE FROM relinked")
 
 
 def visited(db: apsw.Connection, ref: str, time_ns: int) -> None:

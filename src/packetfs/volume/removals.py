@@ -22,6 +22,7 @@ __all__ = [
     "Round",
     "change",
     "check_round",
+    "clear",
     "condemn",
     "condemned",
     "current_round",
@@ -107,6 +108,13 @@ def reclaim(db: apsw.Connection, keys: Keys, entry: Reclaim, seq: int) -> None:
         db.execute("INSERT OR REPLACE INTO reclaimed VALUES (?, ?, ?, ?, ?)", row)
         db.execute("INSERT OR REPLACE INTO punching VALUES (?)", (segment,))
     db.execute("UPDATE rounds SET reclaimed = round")
+
+
+def clear(db: apsw.Connection) -> None:
+    """Forget what is gone and what is about to be, to do again what the entries say."""
+    if has_removals(db):
+        for table in ("reclaimed", "condemned", "punching"):
+            db.execute(f"DELETE FROM {table}")  # noqa: S608 - literals
 
 
 def change(db: apsw.Connection, keys: Keys, after_seq: int) -> tuple[list[Ranges], int]:

@@ -27,8 +27,11 @@ __all__ = [
     "clear_arrived",
     "current",
     "enter",
+    "give_number",
     "next_epoch",
     "now_origin",
+    "number_in",
+    "refusal",
 ]
 
 NUMBERS: Final = 64
@@ -134,6 +137,26 @@ def refusal(found: Standing) -> RefusedError:
         hint=f"write to {found.origin}; if that is lost, `packetfs promote DIR` makes this copy the origin",
         origin=found.origin,
     )
+
+
+def number_in(epoch: int) -> int:
+    """The number of the copy that is the origin in `epoch`: the one that began it."""
+    return epoch % NUMBERS or ORIGIN_NUMBER
+
+
+def give_number(db: apsw.Connection, own: int, dice: int) -> int:
+    """A number that was given to nobody here, nor is this copy's `own`; once all were, any. It is remembered.
+
+    Which one `dice`, 0 to 255, decides: copies made by different machines should differ as well.
+    """
+    db.execute("CREATE TABLE IF NOT EXISTS numbers (number INTEGER PRIMARY KEY) STRICT")
+    taken = {row[0] for row in select(db, (int,), "SELECT number FROM numbers")} | {own, ORIGIN_NUMBER, 0}
+    free = [number for number in range(NUMBERS) if number not in taken]
+    if not free:
+        free = [number for number in range(NUMBERS) if number not in (own, ORIGIN_NUMBER, 0)]
+    number = free[dice % len(free)]
+    db.execute("INSERT OR REPLACE INTO numbers VALUES (?)", (number,))
+    return number
 
 
 def next_epoch(number: int, latest: int) -> int:

@@ -243,6 +243,13 @@ class Volume(Trees):
             found = refs.epoch_entry(db, self.keys)
         return self.keys.sealed(found[1]) if found is not None else b""
 
+    def new_number(self) -> int:
+        """A number for a copy that is made now; see `standing`. It is given to no other while there are others."""
+        with self.journal.writing() as db:
+            own = standing.current(db)
+            here = own.number if own is not None else standing.number_in(space.epoch(db, self.keys))
+            return standing.give_number(db, here, self.env.random_bytes(1)[0])
+
     def secret(self) -> bytes:
         """The volume's secret, from which all keys derive: for a copy that may come to be its origin."""
         return _secret(self.path, self.descriptor)
@@ -406,6 +413,12 @@ class Volume(Trees):
             if found:
                 self.space.admit(found)
             self._admitted_stamp, self._reclaimed_seq = stamp, reclaimed_seq
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this copy's journal."""
+        with self.journal.reading() as db:
+            return max(refs.epoch_at(db, self.keys), space.epoch(db, self.keys))
 
     @property
     def standing(self) -> Standing | None:

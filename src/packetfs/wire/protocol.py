@@ -630,6 +630,8 @@ class Joined(_Message, frozen=True, array_like=True):
 
     secret: Annotated[bytes, Meta(min_length=32, max_length=32)]
     """The volume's own."""
+    number: Annotated[int, Meta(ge=0, lt=64)] = 0
+    """Of the epochs that the copy may come to begin: no other copy was given it here."""
 
 
 class Follow(_Message, frozen=True, array_like=True):
@@ -817,7 +819,11 @@ _TYPES: Final[dict[type, FrameType]] = {struct: kind for kind, struct in _STRUCT
 }
 # Fields that came later: behind which field, and what they are where nothing is said. Then they are left out, and the
 # body is what it was before.
-_LATER: Final[dict[type, tuple[int, tuple[object, ...]]]] = {Commit: (8, ([], None)), Welcome: (13, ([],))}
+_LATER: Final[dict[type, tuple[int, tuple[object, ...]]]] = {
+    Commit: (8, ([], None)),
+    Welcome: (13, ([],)),
+    Joined: (1, (0,)),
+}
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {kind: msgspec.msgpack.Decoder(struct) for kind, struct in _STRUCTS.items()}
 

@@ -88,6 +88,9 @@ pub struct Before {
     pub page: PageRef,
     /// The time of its file system then. What has not been changed since is as it was stored, attributes included.
     pub left_ns: i64,
+    /// It was not written from that directory, but read and stored as it: so every file had its content then, and need
+    /// not be written anew to get another time.
+    pub was_read: bool,
 }
 
 /// An owner as a snapshot calls it.
@@ -541,6 +544,8 @@ struct Checkout<'a, 's, S: Source> {
     owners: [HashMap<Vec<u8>, Option<u32>>; 2],
     /// When, and on which device, the target was last left; before all times if that is not known.
     left: (i64, u64),
+    /// Whether it was read then.
+    was_read: bool,
     /// The target's own time, to be given back if nothing in the target itself changes.
     root_time: Option<i64>,
     levels: Vec<Level<'s, S>>,
@@ -600,6 +605,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             root_finish: None,
             owners: Default::default(),
             left: (i64::MIN, 0),
+            was_read: false,
             root_time: None,
             levels: Vec::new(),
             links: HashMap::new(),
@@ -703,7 +709,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             let found = found(&stat, Vec::new());
             self.refuse_volume(&found)?;
             if let Some(base) = base {
-                self.left = (base.left_ns, stat.st_dev);
+                (self.left, self.was_read) = ((base.left_ns, stat.st_dev), base.was_read);
             }
             if self.belongs_to_others(&found) && wanted.take().is_some() {
                 self.report.owners.add(b".");
@@ -834,7 +840,23 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Was::Other(was) => was.xattrs == entry.xattrs,
             Was::Unknown => false,
         };
-        same && found.ctime_ns < self.left.0 && found.identity.0 == self.left.1
+        same && self.untouched(found)
+    }
+
+    /// Whether a file has the content of `entry` without being read now: it was read before, and nothing about it has
+    /// changed since.
+    fn was_read_as(&self, entry: &Entry, found: &Found, was: Option<&Entry>) -> bool {
+        let had = |was: &Entry| {
+            (was.kind, entry.kind) == (EntryKind::File, EntryKind::File)
+                && was.digest == entry.digest
+                && (was.size, was.mtime_ns) == (found.size, found.mtime_ns)
+        };
+        self.was_read && found.is_file() && was.is_some_and(had) && self.untouched(found)
+    }
+
+    /// Whether nothing about a name has changed since the target was left.
+    fn untouched(&self, found: &Found) -> bool {
+        found.ctime_ns < self.left.0 && found.identity.0 == self.left.1
     }
 
     fn stored(&self, page: &PageRef) -> Stored<'s, S> {
@@ -882,6 +904,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         let same_content = match (&home, &found) {
             (Some(home), Some(found)) if self.options.care.checksum => self.same_content(home, name, &entry, found)?,
+            (_, Some(found)) if self.was_read_as(&entry, found, was.entry()) => Some(true),
             _ => None,
         };
         let other_content = same_content.map_or_else(

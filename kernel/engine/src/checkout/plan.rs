@@ -133,7 +133,7 @@ pub enum Over {
 pub enum Step {
     /// It is as it should be.
     Keep,
-    /// Only the mode or the extended attributes of a file differ, or its time where its content was compared.
+    /// Only the mode or the extended attributes of a file differ, or its time where its content is known to be right.
     Touch,
     /// Make it anew, over what is there.
     Make(Over),
@@ -156,7 +156,8 @@ impl Rules {
 }
 
 /// Decides about `entry`, where `found` stands now, and where the target was last written from a tree that had `was`.
-/// `same_content` is whether a file of the size of `entry` was found to hold what it should; `None`: nobody looked.
+/// `same_content` is whether a file of the size of `entry` was found to hold what it should, now or (with the status
+/// that it has) before; `None`: nobody looked.
 /// Extended attributes are another matter: see [`with_xattrs`].
 pub fn decide(
     entry: &Entry,

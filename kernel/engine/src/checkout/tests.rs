@@ -368,11 +368,46 @@ fn content_that_changed_behind_equal_size_and_time_is_written_when_the_last_tree
     // Without it, size and time are all there is to go by.
     volume.checkout(&second, target.path(), &PLAIN).unwrap();
     assert_eq!(scan(target.path()), expected(&tree("1.0.1")));
-    let (space, base) = (&volume.space, Before { page: base.page().unwrap(), left_ns: 0 });
+    let (space, base) = (&volume.space, Before { page: base.page().unwrap(), left_ns: 0, was_read: false });
     let report = checkout_onto(space, &second, &base, target.path(), &PLAIN, &mut Notes::default()).unwrap();
 
     assert_eq!(scan(target.path()), expected(&tree("1.0.2")));
     assert_eq!((report.replaced, report.unchanged), (1, 4));
+}
+
+#[test]
+fn a_file_that_was_read_and_not_touched_since_gets_its_new_time_and_is_not_written_anew() {
+    let mut volume = Volume::new();
+    let tree = |a, b: &str| dir([(b"a", Node::Time("same".into(), a)), (b"b", Node::Time(b.into(), 1_000_000_000))]);
+    let [first, second, third] =
+        [(1, "old"), (2, "old"), (3, "new")].map(|(a, b)| volume.root(&tree(a * 1_000_000_000, b)));
+    let target = tempfile::tempdir().unwrap();
+    volume.checkout(&first, target.path(), &PLAIN).unwrap();
+    let number = |name: &str| fs::metadata(target.path().join(name)).unwrap().ino();
+    let pull = |root: &Root, base: &Root, left_ns, was_read| {
+        let Root::Whole(base) = base else { unreachable!() };
+        let before = Before { page: base.page().unwrap(), left_ns, was_read };
+        checkout_onto(&volume.space, root, &before, target.path(), &PLAIN, &mut Notes::default()).unwrap()
+    };
+    let before = (number("a"), number("b"));
+
+    let report = pull(&second, &first, i64::MAX, true);
+    assert_eq!((report.metadata, report.replaced, report.written_bytes), (1, 0, 0));
+    assert_eq!((number("a"), number("b")), before);
+    assert_eq!(scan(target.path()), expected(&tree(2_000_000_000, "old")));
+
+    // Other content behind the same size and time is written all the same.
+    let report = pull(&third, &second, i64::MAX, true);
+    assert_eq!((report.metadata, report.replaced), (1, 1));
+    assert_eq!(scan(target.path()), expected(&tree(3_000_000_000, "new")));
+
+    // Changed since it was read, or written from that tree and never read: its time is not given to whatever it holds.
+    for (left_ns, was_read) in [(0, true), (i64::MAX, false)] {
+        pull(&third, &third, 0, false);
+        let report = pull(&second, &third, left_ns, was_read);
+        assert_eq!((report.metadata, report.replaced), (0, 2));
+        assert_eq!(scan(target.path()), expected(&tree(2_000_000_000, "old")));
+    }
 }
 
 #[test]
@@ -672,7 +707,7 @@ fn attributes_are_not_looked_at_where_the_last_tree_and_the_ctime_vouch_for_them
     };
     let left_ns = pull(&first, None).left_ns.expect("it wrote");
     let path = target.path().join("f");
-    let before = |entry: &Entry, left_ns| Before { page: entry.page().unwrap(), left_ns };
+    let before = |entry: &Entry, left_ns| Before { page: entry.page().unwrap(), left_ns, was_read: false };
 
     // The tree says that they changed.
     let report = pull(&second, Some(&before(&first, left_ns)));
@@ -688,7 +723,7 @@ fn attributes_are_not_looked_at_where_the_last_tree_and_the_ctime_vouch_for_them
     // A tree that cannot be read vouches for nothing.
     let lost = PageRef { address: 1 << 40, ..first.page().unwrap() };
     let lost = PageRef { digest: [9; 32], ..lost };
-    pull(&second, Some(&Before { page: lost, left_ns: i64::MAX }));
+    pull(&second, Some(&Before { page: lost, left_ns: i64::MAX, was_read: false }));
     assert_eq!(xattrs_of(&path)[0].1, b"2");
 }
 
