@@ -192,6 +192,14 @@ impl Space {
             }
         }
         self.drop_committed(&grown);
+        let mut indexed = lock(&self.indexed);
+        for row in &grown {
+            // An index from the future of a volume that was restored: read the whole table, however it goes on from here.
+            if let Some(seen) = indexed.get_mut(&row.segment).filter(|seen| **seen > row.table_bytes) {
+                *seen = 0;
+            }
+        }
+        drop(indexed);
         let mut behind = lock(&self.behind);
         behind.extend(grown.iter().map(|row| row.segment));
         self.is_behind.store(!behind.is_empty(), Ordering::Release);
