@@ -332,3 +332,16 @@ def test_a_promotion_tells_an_old_origin_that_can_be_reached(served: Served, tmp
     assert "is fenced" in refused.err
     assert served("server", "status", "--json", served.root / "v").event("status")["role"] == "fenced"
     served("writer", "ls", served.url("v:main"))
+
+
+def test_a_clone_is_not_promoted(served: Served, tmp_path: Path) -> None:
+    grow(tmp_path / "source", 1)
+    served.start()
+    served.pair("ada", "--role", "admin")
+    served("ada", "push", tmp_path / "source", served.url("v:main"))
+    served("ada", "clone", "--full", served.url("v"), tmp_path / "clone")
+
+    refused = served("ada", "promote", tmp_path / "clone", "--json", code=8).event("error")
+
+    assert refused["code"] == "not-a-replica"
+    assert "packetfs replicate" in refused["hint"]

@@ -109,3 +109,11 @@ def test_a_stream_is_stored_and_read_back(tmp_path: Path, run: Run) -> None:
     run("push", "-", f"{tmp_path}/volume::dump", "--name", "db.sql", stdin=stream)
 
     assert run("cat", f"{tmp_path}/volume::dump:/db.sql").out == stream
+
+
+def test_a_source_that_is_not_there_is_told_with_what_to_do(tmp_path: Path, run: Run) -> None:
+    error = run("push", tmp_path / "missing", f"{tmp_path}/volume::main", "--json", code=1).event("error")
+
+    assert error["code"] == "source-not-found"
+    assert error["hint"]
+    assert not (tmp_path / "volume").exists()

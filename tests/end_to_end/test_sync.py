@@ -475,3 +475,37 @@ def test_what_a_single_file_cannot_mean_is_refused(
 
     assert message in remote("sync", *said, code=2).err
     assert not (tmp_path / "far" / "dir").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--delete"]])
+def test_a_volume_is_not_filled_with_other_files_but_can_be_copied(
+    options: list[str], remote: Remote, tmp_path: Path
+) -> None:
+    """Who writes `sync` where `push` was meant; a copy of a volume onto an older copy is meant."""
+    grow(tmp_path / "dir", 1)
+    remote("push", tmp_path / "dir", "far:volume::main")
+    before = facts(tmp_path / "far" / "volume")
+
+    refused = remote("sync", *options, f"{tmp_path}/dir/", "far:volume/", "--json", code=8).event("error")
+    single = remote("sync", COMMAND, "far:volume/", "--json", code=8).event("error")
+    after = facts(tmp_path / "far" / "volume")
+    remote("sync", "far:volume/", f"{tmp_path}/copy/")
+    remote("push", COMMAND, "far:volume::other")
+    remote("sync", *options, "far:volume/", f"{tmp_path}/copy/")
+
+    assert "is a volume" in refused["message"]
+    assert "packetfs push" in refused["hint"]
+    assert single["message"] == refused["message"]
+    assert difference(before, after) == []
+    assert difference(facts(tmp_path / "far" / "volume"), facts(tmp_path / "copy")) == []
+
+
+def test_whose_disk_it_is_that_fails_is_told(remote: Remote, tmp_path: Path) -> None:
+    grow(tmp_path / "dir", 1)
+    remote("sync", f"{tmp_path}/dir/", "far:dir/")
+
+    there = remote("sync", f"{tmp_path}/dir/", "far:/sys/kernel/nowhere/", code=7)  # root may not, either
+    here = remote("sync", "far:dir/", "/sys/kernel/nowhere/", code=7)
+
+    assert there.err.startswith("packetfs: on the other machine: cannot create the directory '/sys/kernel/nowhere'")
+    assert here.err.startswith("packetfs: cannot create the directory '/sys/kernel/nowhere'")

@@ -133,7 +133,7 @@ def test_it_gives_up_after_the_time_it_was_given_and_when_what_it_watches_is_gon
         watch = Watching(process)
         watch.next("push")
         source.rename(tmp_path / "elsewhere")
-        assert watch.next("error")["code"] == "file-not-found"
+        assert watch.next("error")["code"] == "source-not-found"
         assert process.wait() == 1
 
 

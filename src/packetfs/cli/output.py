@@ -81,7 +81,7 @@ class Output:
                 )
             )
             return
-        self._say(f"packetfs: {shown_message(error.message)}")
+        self._say(f"packetfs: {_where(error)}{shown_message(error.message)}")
         if error.hint:
             self._say(f"hint: {shown_message(error.hint)}")
 
@@ -138,3 +138,13 @@ class Output:
     def line(self, text: str) -> None:
         """A line of standard error, e.g. of progress."""
         self._say(text)
+
+
+def _where(error: "PacketFSError") -> str:
+    """Whose disk it is that fails, where it is not that of this machine: the paths of both look alike."""
+    if not hasattr(error, "__notes__"):
+        return ""
+    from packetfs.errors import UnavailableError
+    from packetfs.wire.protocol import said_by_peer
+
+    return "on the other machine: " if isinstance(error, UnavailableError) and said_by_peer(error) else ""

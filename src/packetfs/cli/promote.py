@@ -8,7 +8,7 @@ from packetfs.cli import lines
 from packetfs.cli.app import command, paths
 from packetfs.cli.invocation import Invocation
 from packetfs.cli.names import shown, shown_message
-from packetfs.errors import PacketFSError
+from packetfs.errors import PacketFSError, RefusedError
 from packetfs.format.location import parse_location
 
 if TYPE_CHECKING:
@@ -34,8 +34,15 @@ def promote(invocation: Invocation, *, directory: str) -> None:
     new origin, and keeps what only it had under refs of their own.
     """
     from packetfs.volume import promote as volume_promote
+    from packetfs.volume.replica import is_replica
 
     place = invocation.volume(directory)
+    if is_replica(place.volume):
+        raise RefusedError(
+            f"{place.volume!r} is a clone, which cannot be an origin",
+            code="not-a-replica",
+            hint="name a directory that `packetfs replicate` has made",
+        )
     with invocation.volume_here(place) as volume:
         done = volume_promote.promote(volume)
         proof = volume.epoch_proof()

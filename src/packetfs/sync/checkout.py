@@ -9,15 +9,17 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, cast
 
 from packetfs import kernel
-from packetfs.errors import RefusedError, UnavailableError, UsageError, disk_error
+from packetfs.errors import NotFoundError, RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Snapshot
 from packetfs.sync.left import SEVERAL, Left
 from packetfs.volume import owners
+from packetfs.volume.creation import is_volume
 from packetfs.volume.ingest import teller
 from packetfs.volume.selection import Pattern, leaves_out, patterns_of
 from packetfs.volume.trees import Trees
+from packetfs.volume.volume import DESCRIPTOR_NAME
 
 __all__ = ["AS_STORED", "COUNTS", "NO_CARE", "Care", "Ownership", "PullReport", "Written", "pull", "refuse_growth"]
 
@@ -133,6 +135,7 @@ def pull(
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
     _refuse_volume(volume, directory, delete=delete, exclude=care.exclude)
+    _refuse_another(volume, snapshot, path, directory)
     patterns = patterns_of(care.exclude)
     if care.delete_max is not None and care.delete_max < 0:
         raise UsageError(f"{care.delete_max} is no number of names", hint="0 or more names may be deleted at most")
@@ -275,6 +278,19 @@ def _refuse_volume(
             f"the volume lies inside {os.fsdecode(directory)!r}, and --delete would delete it",
             hint="leave --delete out, spare it (--exclude /ITS/PATH/), or pull into another directory",
         )
+
+
+def _refuse_another(volume: Trees, snapshot: Snapshot, path: bytes, directory: bytes) -> None:
+    """Nor is one into the files of another volume, unless a copy of a volume is what is written."""
+    if not is_volume(os.fsdecode(directory)):
+        return
+    try:
+        volume.entry(snapshot, os.path.join(path, os.fsencode(DESCRIPTOR_NAME)))
+    except NotFoundError:
+        raise RefusedError(
+            f"{os.fsdecode(directory)!r} is a volume: its files would be mixed with others",
+            hint="`packetfs push` stores in a volume, with the location VOLUME::REF; or name another directory",
+        ) from None
 
 
 def _refuse_if_full(

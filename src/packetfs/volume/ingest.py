@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from packetfs import kernel
 from packetfs.env import Env
-from packetfs.errors import ConflictError, RefusedError, UnavailableError, UsageError, disk_error
+from packetfs.errors import ConflictError, NotFoundError, RefusedError, UnavailableError, UsageError, disk_error
 from packetfs.events import Change, Problem, ProblemKind, Progress
 from packetfs.format.address import Page
 from packetfs.format.snapshot import Labels, Snapshot, Statistics
@@ -480,6 +480,13 @@ def _mode(path: bytes) -> int:
     except OSError as error:
         try:
             return os.lstat(path).st_mode
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"there is no {os.fsdecode(path)!r} to push",
+                code="source-not-found",
+                hint="check how it is written, and whether its disk is mounted",
+                path=os.fsdecode(path),
+            ) from None
         except OSError:
             raise disk_error("push", path, error.errno or 0) from None
 
