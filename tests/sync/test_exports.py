@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from packetfs.errors import NotFoundError, PacketFSError, RefusedError, UsageError
+from packetfs.errors import PacketFSError, RefusedError, UsageError
 from packetfs.format import trust
 from packetfs.sync import mirror, serve
 from packetfs.sync.access import AsPeer
@@ -291,7 +291,7 @@ def test_what_exports_nothing_is_told(text: str) -> None:
 
 def test_an_export_is_a_name_and_a_directory(tmp_path: Path) -> None:
     assert parse_export("a=/b=c:ro") == Export("a", "/b=c", read_only=True)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(UsageError):
         Exports([Export("a", str(tmp_path / "none"))])
     (tmp_path / "file").touch()
     with pytest.raises(UsageError):
