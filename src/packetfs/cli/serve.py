@@ -238,8 +238,8 @@ def _listen(
             line_ = lines.Measuring(host=measured.host, port=measured.port)
             output.data(line_, f"tells numbers at http://{measured.host}:{measured.port}/metrics")
         output.flush()
-        notify(READY=1, STATUS=f"listening at {server.address}")
         try:
+            notify(READY=1, STATUS=f"listening at {server.address}")  # who hears it may end it at once
             server.run()
         except KeyboardInterrupt:
             notify(STOPPING=1, STATUS="ends: it was told to")
