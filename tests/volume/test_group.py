@@ -17,6 +17,7 @@ from packetfs.format.address import segment_of
 from packetfs.volume import Volume, sources_of
 from packetfs.volume.journal import Journal
 from packetfs.volume.rebuild import rebuild
+from packetfs.volume.space import Durable
 from tests.volume.conftest import grown, stored
 
 
@@ -117,6 +118,28 @@ def test_those_who_wait_are_committed_in_one_transaction(
     assert {f"r{number}": found[f"r{number}"] for number in range(12)} == {
         f"r{number}": {"file": b"content %d" % number * 900} for number in range(12)
     }
+
+
+def test_what_fails_after_the_commit_concerns_the_one_who_did_it_and_lets_nobody_commit_twice(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"ref-{number}" for number in range(6)]
+    admit, failed = Volume.admit, threading.Event()
+
+    def failing(volume: Volume, durable: Sequence[Durable]) -> None:
+        with volume.journal.reading() as db:
+            is_committed = db.execute("SELECT count(*) FROM refs").get == 1 + len(names)
+        if is_committed and not failed.is_set():
+            failed.set()
+            raise UnavailableError("no more memory to map a segment")
+        admit(volume, durable)
+
+    monkeypatch.setattr(Volume, "admit", failing)
+    ended = push_all(path, names, tmp_path / "sources")
+
+    assert [type(error) for error in ended.values() if error is not None] == [UnavailableError]
+    assert set(heads(path)) == {"before", *names}
+    assert len(entries(path)) == 1 + len(names)
 
 
 def test_of_those_who_want_one_ref_one_gets_it_and_the_others_are_told(path: Path, tmp_path: Path) -> None:

@@ -161,8 +161,9 @@ def _commit_together(first: _Wish, waiting: Sequence[_Wish]) -> None:
             raise
         return
     for one, committed in done:
+        one.done = committed  # of all, before anything else can fail: nobody who is committed may try again
+    for one, _ in done:
         one.volume.admit([durable if one is first or one.durable is None else one.durable])
-        one.done = committed
 
 
 def _enter_together(db: apsw.Connection, group: Sequence[_Wish]) -> list[tuple[_Wish, Committed]]:
