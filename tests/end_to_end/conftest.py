@@ -8,11 +8,14 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.end_to_end.faults import Commands, commands
+
+if TYPE_CHECKING:
+    from tests.end_to_end.served import Served
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "packetfs"
 
@@ -155,3 +158,13 @@ def forked(memory: Path) -> Iterator[Commands]:
     """Run the command quickly, with a fault armed or without."""
     with commands(environment(memory)) as run:
         yield run
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> "Iterator[Served]":
+    """A server with a root of its own, which the test starts; it is gone when the test ends."""
+    from tests.end_to_end.served import Served  # which takes the command from here
+
+    made = Served(tmp_path)
+    yield made
+    made.kill()

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
+def served(served: Served, tmp_path: Path) -> Served:
+    """With a directory to export."""
     (tmp_path / "site").mkdir()
-    yield made
-    made.kill()
+    return served
 
 
 def test_a_plain_directory_there_ends_as_the_one_here_and_the_other_way_round(served: Served, tmp_path: Path) -> None:

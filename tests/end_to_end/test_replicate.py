@@ -23,13 +23,6 @@ Many = Callable[[int, int], int]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
-    yield made
-    made.kill()
-
-
 def position(volume: Path) -> tuple[int, str]:
     with Volume.open(volume) as opened:
         at = opened.position

@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,11 +25,10 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
+def served(served: Served, tmp_path: Path) -> Served:
+    """With a directory to export."""
     (tmp_path / "site").mkdir()
-    yield made
-    made.kill()
+    return served
 
 
 def save(path: Path, data: bytes) -> None:

@@ -218,8 +218,7 @@ def ingest(
         problems=_missed(report.problems),
         disk_bytes=status.disk_bytes,
     )
-    is_whole = report.snapshot is not None and not report.statistics.problems
-    if report.snapshot is None or not is_whole:
+    if report.snapshot is None or report.statistics.problems:
         return ingested, None
     return ingested, Found(report.snapshot, said, written_ns, before_ns)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from packetfs import kernel
 from packetfs.errors import ConflictError, NotFoundError, PacketFSError, RefusedError
 from packetfs.format.entry import Entry, Position, decode_entry
-from packetfs.format.snapshot import Snapshot
+from packetfs.format.snapshot import Snapshot, decode_snapshot
 from packetfs.release import VERSION
 from packetfs.sync.link import ID_BYTES, Link
 from packetfs.sync.plan import numbers_of
@@ -137,8 +137,6 @@ class _Adoption:
 
     def _history(self, ref: str) -> list[tuple[int, bytes, bytes]]:
         """(seq, id, root digest) of the snapshots of `ref` there, oldest first; nothing if there is no such ref."""
-        from packetfs.format.snapshot import decode_snapshot
-
         found: list[tuple[int, bytes, bytes]] = []
         before_seq, more = (1 << 63) - 1, True
         try:

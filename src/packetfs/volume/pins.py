@@ -10,7 +10,7 @@ import os
 import struct
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from typing import Final, Literal
 
@@ -54,29 +54,23 @@ class Pin:
         self.round = None
 
 
-@contextmanager
-def collecting(path: str) -> Iterator[None]:
+def collecting(path: str) -> AbstractContextManager[None]:
     """Within the block nobody else reclaims anything of the volume; BusyError if somebody does."""
-    with _opened(path, "r+b") as file:
-        try:
-            _set(file.fileno(), fcntl.F_WRLCK, _COLLECTING)
-        except BlockingIOError:
-            raise BusyError(
-                "another process reclaims space of this volume", hint="wait until it has ended", path=path
-            ) from None
-        yield
+    return _alone(path, _COLLECTING, "another process reclaims space of this volume", "wait until it has ended")
+
+
+def following(path: str) -> AbstractContextManager[None]:
+    """Within the block nobody else brings this copy up to date, or makes it the origin; BusyError if somebody does."""
+    return _alone(path, _FOLLOWING, "another process brings this replica up to date", "end it first, or let it work")
 
 
 @contextmanager
-def following(path: str) -> Iterator[None]:
-    """Within the block nobody else brings this copy up to date, or makes it the origin; BusyError if somebody does."""
+def _alone(path: str, byte: int, message: str, hint: str) -> Iterator[None]:
     with _opened(path, "r+b") as file:
         try:
-            _set(file.fileno(), fcntl.F_WRLCK, _FOLLOWING)
+            _set(file.fileno(), fcntl.F_WRLCK, byte)
         except BlockingIOError:
-            raise BusyError(
-                "another process brings this replica up to date", hint="end it first, or let it work", path=path
-            ) from None
+            raise BusyError(message, hint=hint, path=path) from None
         yield
 
 
