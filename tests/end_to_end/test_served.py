@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from packetfs.errors import PacketFSError
 from packetfs.release import VERSION
 from packetfs.sync.link import Link
 from packetfs.sync.listen import HANDSHAKES_MAX
+from packetfs.sync.root import Root
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
 from packetfs.wire.frames import FrameType, encode
@@ -403,6 +405,27 @@ def test_a_session_that_asks_for_nothing_ends_when_its_peer_is_revoked(served: S
             connection.receive()
     assert caught.value.code == "peer-gone"
     assert "ended" in {line["event"] for line in served.audit()}
+
+
+def test_all_who_were_revoked_are_thrown_out_also_when_no_line_of_the_log_can_be_written(
+    served: Served, source: Path
+) -> None:
+    served.start()
+    for machine in ("ada", "bob"):
+        served.pair(machine, "--role", "admin")
+    served("ada", "push", source, served.url("work:main"))
+    log = served.root / ".packetfs" / "audit.jsonl"
+    with Connection(served.tls("ada"), patience_s=20) as ada, Connection(served.tls("bob"), patience_s=20) as bob:
+        for connection in (ada, bob):
+            Link(connection).ask(protocol.Hello(protocol.PROTOCOL, VERSION, b"work", "read"), protocol.Welcome)
+        log.rename(log.with_suffix(".kept"))
+        log.mkdir()
+
+        Root(str(served.root)).book.change(lambda book: (replace(book, peers=[]), None))
+
+        for connection in (ada, bob):
+            with pytest.raises(PacketFSError, match="ended"):
+                connection.receive()
 
 
 def test_when_the_list_of_peers_is_damaged_nobody_is_trusted(served: Served, source: Path) -> None:

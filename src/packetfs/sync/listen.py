@@ -249,13 +249,14 @@ class Server:
             with self._lock:
                 sessions = list(self._sessions.values())
         self._looked_at = book
-        # A disk that takes no line of the log refuses who comes; it is no reason to end the server.
-        with suppress(PacketFSError):
-            for device, access, transport in sessions:
-                if not access.is_ended and not _holds(access):
-                    access.end()
-                    transport.abort()
+        # A disk that takes no line of the log refuses who comes; it is no reason to end the server, or to let one stay.
+        for device, access, transport in sessions:
+            if not access.is_ended and not _holds(access):
+                access.end()
+                with suppress(PacketFSError):
                     self._root.audit.write("ended", result="not-paired", device=device.hex())
+                transport.abort()
+        with suppress(PacketFSError):
             self._root.audit.flush()
 
     def _drop_one(self) -> None:
