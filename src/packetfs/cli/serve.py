@@ -19,6 +19,7 @@ from packetfs.format.location import DEFAULT_PORT, parse_address
 if TYPE_CHECKING:
     from packetfs.cli.output import Output
     from packetfs.format.trust import Role
+    from packetfs.sync.exports import Exports
     from packetfs.sync.listen import Server
     from packetfs.sync.metrics import Metrics
 
@@ -223,27 +224,50 @@ def _listen(
         ) as server,
         _measured(server, metrics) as measured,
     ):
-        line = lines.Listening(
-            root=root.path if place is None else place, host=server.host, port=server.port, device=server.device.hex()
-        )
-        output.data(line, f"listening at {server.address}, device {line.device[:12]}")
-        if public_read:
-            token = server.public_token(_reached(addresses, server.address))
-            output.data(lines.PublicToken(token=token), f"every machine may read; for `packetfs pair`: {token}")
-        for export in exports:
-            exported = lines.Exported(name=export.name, path=os.fsencode(export.path), read_only=export.read_only)
-            how = ", for reading only" if export.read_only else ""
-            output.data(exported, f"exports {shown(os.fsencode(export.path))} as {export.name}{how}")
-        if measured is not None:
-            line_ = lines.Measuring(host=measured.host, port=measured.port)
-            output.data(line_, f"tells numbers at http://{measured.host}:{measured.port}/metrics")
-        output.flush()
-        try:
-            notify(READY=1, STATUS=f"listening at {server.address}")  # who hears it may end it at once
+        try:  # from the first line on: who reads it may end the server at once
+            _tell_start(
+                output,
+                server,
+                root.path if place is None else place,
+                exports,
+                measured,
+                public=_reached(addresses, server.address) if public_read else None,
+            )
+            notify(READY=1, STATUS=f"listening at {server.address}")
             server.run()
         except KeyboardInterrupt:
             notify(STOPPING=1, STATUS="ends: it was told to")
             output.notice(lines.Notice(code="stopped", message="ends: it was told to"), "ends: it was told to")
+
+
+def _tell_start(
+    output: "Output",
+    server: "Server",
+    root: str,
+    exports: "Exports",
+    measured: "Metrics | None",
+    *,
+    public: list[str] | None,
+) -> None:
+    """Say where it listens and what there is. `public` are its addresses for those who were not paired."""
+    line = lines.Listening(
+        root=root,
+        host=server.host,
+        port=server.port,
+        device=server.device.hex(),
+    )
+    output.data(line, f"listening at {server.address}, device {line.device[:12]}")
+    if public is not None:
+        token = server.public_token(public)
+        output.data(lines.PublicToken(token=token), f"every machine may read; for `packetfs pair`: {token}")
+    for export in exports:
+        exported = lines.Exported(name=export.name, path=os.fsencode(export.path), read_only=export.read_only)
+        how = ", for reading only" if export.read_only else ""
+        output.data(exported, f"exports {shown(os.fsencode(export.path))} as {export.name}{how}")
+    if measured is not None:
+        line_ = lines.Measuring(host=measured.host, port=measured.port)
+        output.data(line_, f"tells numbers at http://{measured.host}:{measured.port}/metrics")
+    output.flush()
 
 
 def _measured(server: "Server", place: str | None) -> "AbstractContextManager[Metrics | None]":

@@ -192,15 +192,13 @@ class Session:
         with suppress(PacketFSError):
             if not self.link.is_over:
                 self.link.say(protocol.Bye())
-        # While the origin leaves, what is here is put in order.
+        # At once: an origin that has heard the end has no need to say its own, which would be one turn more.
+        self.link.connection.close()
         try:
             with suppress(PacketFSError):
                 self.replica.tidy()
         finally:
-            try:
-                self.replica.close()
-            finally:
-                self.link.connection.close()
+            self.replica.close()
 
     def __enter__(self) -> Self:
         return self
