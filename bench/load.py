@@ -1,6 +1,6 @@
 """Many clients of one server: all at once, and hundreds of small pushes a second beside a thousand idle sessions.
 
-    .venv/bin/python -m bench.load                       # both parts, full counts: some two minutes
+    .venv/bin/python -m bench.load                       # all parts, full counts: some four minutes
     .venv/bin/python -m bench.load --seconds 600         # sustained for ten minutes
     .venv/bin/python -m bench.load --clients 8 --mib 4 --idle 50 --rate 20 --seconds 5
 
@@ -51,8 +51,10 @@ class AtOnce:
     clients: int
     failed: int
     retried: int
+    rounds: int
     bytes_per_s: float
     alone_bytes_per_s: float
+    """Medians of the rounds; `failed` and `retried` are of all."""
 
     @property
     def share(self) -> float:
@@ -76,6 +78,8 @@ class Sustained:
     """The same while it was pushed, at equal intervals."""
     server_cpu: float
     """Share of a core."""
+    clients_cpu: float
+    """The same of those that push, on the same cores."""
     syncs: float | None
     """`fsync` and `fdatasync` of the server a push, where `strace` could count them."""
 
@@ -142,14 +146,24 @@ class Origin:
 # -- at once -----------------------------------------------------------------------------------------------------------
 
 
-def at_once(place: Path, clients: int, mib: int, *, one_ref: bool = False) -> AtOnce:
-    """`clients` push `mib` MiB of noise each into one volume, each to its own ref or all to one."""
-    with Origin(place, "--max-sessions", str(clients + 1)) as origin, scratch(place) as near:
-        alone_s = max(spread(origin, near, "alone", [("alone", mib * clients)], False)[0])
-        jobs = [(f"c{number}", mib) for number in range(clients)]
-        ended, failed, retried = spread(origin, near, "many", jobs, one_ref)
-        size = clients * mib << 20
-        return AtOnce(clients, failed, retried, size / max(ended), size / alone_s)
+def at_once(place: Path, clients: int, mib: int, *, one_ref: bool = False, rounds: int = 1) -> AtOnce:
+    """`clients` push `mib` MiB of noise each into one volume, each to its own ref or all to one.
+
+    The one and the many take turns, `rounds` times: memory that a virtual machine has not used yet is slower.
+    """
+    size = clients * mib << 20
+    jobs = [(f"c{number}", mib) for number in range(clients)]
+    alone, many, failed, retried = [], [], 0, 0
+    with Origin(place, "--max-sessions", str(clients + 1)) as origin:
+        for number in range(rounds):
+            tail = f"-{number + 1}" if number else ""
+            with scratch(place) as near:
+                alone.append(size / max(spread(origin, near, f"alone{tail}", [("alone", mib * clients)], False)[0]))
+            with scratch(place) as near:
+                ended, lost, again = spread(origin, near, f"many{tail}", jobs, one_ref)
+            many.append(size / max(ended))
+            failed, retried = failed + lost, retried + again
+    return AtOnce(clients, failed, retried, rounds, statistics.median(many), statistics.median(alone))
 
 
 def spread(
@@ -256,6 +270,7 @@ def sustained(place: Path, idle: int, rate: float, seconds: float, *, count_sync
         idle_anonymous_mib=quiet,
         anonymous_mib=tuple(round(one, 1) for one in memory),
         server_cpu=cpu,
+        clients_cpu=sum(answer[3] for answer in answers) / lasted_s,
         syncs=syncs[0] / len(taken) if syncs else None,
     )
 
@@ -302,13 +317,13 @@ def push_steadily(pipe: Pipe, url: str, place: Path, sessions: int, rate: float,
             threads[-1].start()
         pipe.send(None)
         pipe.recv()
-        began_s = time.monotonic()
+        began_s, before_s = time.monotonic(), time.process_time()
         start.set()
         for thread in threads:
             thread.join()
         for line in sorted(set(failed))[:5]:
             print(line, file=sys.stderr)
-        pipe.send((taken, len(failed), time.monotonic() - began_s))
+        pipe.send((taken, len(failed), time.monotonic() - began_s, time.process_time() - before_s))
 
 
 # -- what both need ----------------------------------------------------------------------------------------------------
@@ -382,6 +397,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.load", description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--mib", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5, help="of the clients at once (default: 5)")
     parser.add_argument("--idle", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--seconds", type=float, default=60)
@@ -397,8 +413,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     place, options.idle, options.rate, options.seconds, count_syncs=options.syncs
                 )
             else:
-                seen = at_once(place, options.clients, options.mib, one_ref=part == "one-ref")
-            print(json.dumps({"part": part, **asdict(seen)}), flush=True)
+                seen = at_once(place, options.clients, options.mib, one_ref=part == "one-ref", rounds=options.rounds)
+            share = {"share": round(seen.share, 2)} if isinstance(seen, AtOnce) else {}
+            print(json.dumps({"part": part, **asdict(seen), **share}), flush=True)
     return 0
 
 

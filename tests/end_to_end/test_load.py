@@ -48,7 +48,6 @@ def test_small_pushes_beside_idle_sessions_all_succeed_and_memory_stays_flat(
     assert seen.pushes == many(20, 200) * seconds
     assert max(seen.anonymous_mib) <= 400
     if seconds >= 600:
-        assert seen.p99_ms <= 250
         assert seen.anonymous_mib[-1] - seen.anonymous_mib[4] <= 32
 
 

@@ -30,6 +30,7 @@ from packetfs.sync.exports import NO_EXPORTS, Exports
 from packetfs.sync.identity import own_identity
 from packetfs.sync.root import Root
 from packetfs.sync.serve import serve
+from packetfs.sync.usage import Usage
 from packetfs.volume.health import check_usable
 from packetfs.wire import protocol
 from packetfs.wire.connection import Connection
@@ -317,7 +318,14 @@ class Server:
         with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max) as connected:
             with self._lock:
                 self._connected[number] = connected
-            serve(connected, lock_wait_s=self._lock_wait_s, access=access, counts=self.counts, env=self._env)
+            serve(
+                connected,
+                lock_wait_s=self._lock_wait_s,
+                access=access,
+                counts=self.counts,
+                usage=Usage(thread=True),
+                env=self._env,
+            )
 
     def _admit(self, number: int, transport: Tls, access: AsPeer) -> None:
         """Count it as a session; BusyError if there are too many."""

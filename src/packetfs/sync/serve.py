@@ -74,14 +74,17 @@ def serve(
     lock_wait_s: float,
     access: Access = AS_USER,
     counts: Counts | None = None,
+    usage: Usage | None = None,
     env: Env = SYSTEM,
 ) -> None:
     """Answer one peer until it leaves, as far as `access` lets it; `counts` is told what that was.
 
+    The peer is told what `usage` says that it has cost: all of this process, unless there are others in it.
+
     Raises nothing for what the peer did: that is said to the peer.
     """
     with ExitStack() as stack:
-        serving = _Serving(connection, lock_wait_s, env, stack, access, counts)
+        serving = _Serving(connection, lock_wait_s, env, stack, access, counts, usage)
         try:
             serving.run()
         finally:
@@ -103,6 +106,7 @@ class _Serving:
         stack: ExitStack,
         access: Access = AS_USER,
         counts: Counts | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self._connection = connection
         self._lock_wait_s = lock_wait_s
@@ -111,7 +115,7 @@ class _Serving:
         self._quota: Quota | None = None
         self._env = env
         self._stack = stack
-        self._usage = Usage()
+        self._usage = usage or Usage()
         self._origin = protocol.Origin(software=VERSION)
         self._volume: Volume | None = None
         self._greeted_round: int | None = None
