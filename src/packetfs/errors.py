@@ -180,6 +180,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
         "config-missing": "the configuration file that PACKETFS_CONFIG names does not exist",
         "config-invalid": "the configuration file has a key or value that cannot be used",
         "bad-duration": "a duration cannot be parsed",
+        "bad-link": "a rate and a round-trip time of a link cannot be parsed",
         "bad-switch": "a setting is neither yes nor no",
         "bad-number": "a setting is not a number",
         "owner-not-set": "the owner of some entries could not be set",

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "gc": ("gc", "Give back the space that no snapshot needs."),
     "verify": ("verify", "Check every byte of a volume against its digest."),
     "rebuild": ("rebuild", "Recover a lost or damaged journal from the segments."),
+    "bench": ("bench", "Tell what new versions of your data would cost to move, beside rsync and a full copy."),
     "serve": ("serve", "Serve volumes to other machines."),
     "pair": ("pair", "Pair this machine with a server, by a token that `packetfs serve --invite` printed there."),
     "peers": ("peers", "List the machines that a server lets in, rename one, or revoke it."),

@@ -26,6 +26,12 @@ class Census:
             self._thread.start()
         return self._total
 
+    def counted(self) -> tuple[int, int]:
+        """(files, bytes), counted while one waits."""
+        self._count()
+        assert self._total is not None, "it was not stopped"
+        return self._total
+
     def stop(self) -> None:
         """End the counting, finished or not."""
         self._stop.set()

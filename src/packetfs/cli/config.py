@@ -110,6 +110,24 @@ def rate(text: str, origin: str) -> int | None:
     return size(f"{text}K" if bare else text, origin) or None
 
 
+def link(text: str, origin: str) -> tuple[float, float]:
+    """(bits a second, round-trip time in seconds) of a link such as `100mbit,25ms`; without a time it has none."""
+    found = re.fullmatch(
+        r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([kmgt]?)bit(?:/s)?(?:\s*,\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)(us|ms|s))?",
+        text.strip(),
+        re.IGNORECASE,
+    )
+    bits_s = float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " ") if found is not None else 0.0
+    if found is None or bits_s == 0:
+        raise UsageError(
+            f"{origin}: {text!r} is not a link",
+            code="bad-link",
+            hint="write a rate, or a rate and a round-trip time: 1gbit, 100mbit,25ms",
+        )
+    scale = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+    return bits_s, float(found[3]) * scale[found[4].lower()] if found[3] else 0.0
+
+
 def _switch(text: str, origin: str) -> bool:
     answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     try:

@@ -440,6 +440,38 @@ class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):
     kept: str
 
 
+class BenchRow(Line, frozen=True, tag="bench-row", kw_only=True):
+    """What one step took one subject. Of one that could not be had all figures are null, and `why` says the reason.
+
+    `wire_bytes` are both ways, without what ssh or TLS add; `seconds` and `cpu_s` of both sides, as measured here;
+    `round_trips` is null where nobody has counted them, and they count as none in `links`.
+    """
+
+    step: str
+    subject: str
+    wire_bytes: int | None
+    round_trips: int | None
+    seconds: float | None
+    cpu_s: float | None
+    links: list[dict[str, float]]
+    why: str
+
+
+class Benched(Line, frozen=True, tag="bench", kw_only=True):
+    """All rows are out. `formula` is how the seconds of `links` were reckoned, `rsync` what calls itself so here."""
+
+    workload: str
+    old: bytes
+    new: bytes
+    old_files: int
+    old_bytes: int
+    new_files: int
+    new_bytes: int
+    problems: int
+    rsync: str | None
+    formula: str
+
+
 class Listening(Line, frozen=True, tag="listening", kw_only=True):
     """A server is ready; it runs until it is told to end."""
 

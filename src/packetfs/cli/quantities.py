@@ -37,10 +37,10 @@ def amount(count: int, noun: str) -> str:
     return f"{count:,} {plural}"
 
 
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
+def duration(seconds: float, *, digits: int = 1) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`; below ten seconds with so many `digits` after the point."""
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{digits}f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -49,6 +49,16 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def rate_text(bits_s: float) -> str:
+    """What a link is sold as: `100 Mbit/s`, `2.5 Gbit/s`."""
+    unit = "bit/s"
+    for larger in ("kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"):
+        if bits_s < 1000:
+            break
+        bits_s, unit = bits_s / 1000, larger
+    return f"{bits_s:g} {unit}"
 
 
 def time_text(time_ns: int) -> str:

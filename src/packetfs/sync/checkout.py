@@ -336,14 +336,19 @@ def _unheard(*_: object) -> None:
     """What a dry run that nobody asked for tells."""
 
 
-def refuse_growth(growth_bytes: int | None, free_bytes: int | None, directory: bytes) -> None:
+def refuse_growth(
+    growth_bytes: int | None,
+    free_bytes: int | None,
+    directory: bytes,
+    hint: str = "free some space, or have it tried with --no-space-check",
+) -> None:
     """UnavailableError if what is to come surely has no room in `directory`."""
     if growth_bytes is None or free_bytes is None or growth_bytes <= free_bytes:
         return
     raise UnavailableError(
         f"{os.fsdecode(directory)!r} needs {growth_bytes:,} more bytes, and its disk has {free_bytes:,}",
         code="not-enough-space",
-        hint="free some space, or have it tried with --no-space-check",
+        hint=hint,
         path=os.fsdecode(directory),
         needed=growth_bytes,
         free=free_bytes,

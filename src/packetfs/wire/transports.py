@@ -187,14 +187,20 @@ class Stdio(_Descriptors):
 class Command(_Descriptors):
     """A command that speaks on its standard input and output; its standard error is ours.
 
-    Closing ends its input, gives it a few seconds, and then ends the command.
+    Closing ends its input, gives it a few seconds, and then ends the command. One that runs `alone` does not hear what
+    the terminal says to us (Ctrl-C), and cannot ask there for a password.
     """
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, alone: bool = False) -> None:
         self.argv = tuple(argv)
         try:
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=None if env is None else dict(env), bufsize=0
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=None if env is None else dict(env),
+                bufsize=0,
+                start_new_session=alone,
             )
         except OSError as error:
             raise UnavailableError(
