@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.harness import NEW_DAY_NS, Link, ticking
 from bench.packages import DATA, Package, unpack
@@ -69,6 +70,8 @@ class Case:
     killed_at: float = 0.0  # of the source's bytes; the measured run is the one after
     full: bool = False  # takes so long or so much disk that it is run on request only
     pair: bool = False  # one of the version pairs, which have a median goal together
+    here: bool = False  # needs one machine only
+    by: Callable[..., Any] | None = None  # measures one run in the place of `transfer.measure_case`
 
 
 def cases() -> list[Case]:

@@ -1,6 +1,6 @@
 """PacketFS beside what people use today: push, push again, pull; medians in one run on one machine.
 
-    make bench                              everything, five rounds (about half an hour on two cores)
+    .venv/bin/python -m bench.compare       everything, five rounds (about half an hour on two cores)
     .venv/bin/python -m bench.compare --runs 1 --large-mib 64 --only packetfs --only 'cp -a'
 
 Each round of a subject begins with an empty store: cold push, push with nothing changed, push after 1 % changed, pull
