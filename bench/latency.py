@@ -71,6 +71,9 @@ class ScpOfFile(Scp):
     name = "scp of the file"
     promise = Scp.promise + "; is told which file it is"
 
+    def prepare(self, scene: Scene) -> None:
+        subprocess.run(["cp", "-aT", scene.source, self.arrived(scene)], check=True)  # so far away scp takes minutes
+
     def update(self, scene: Scene, saved: Path) -> list[str | Path]:
         """Bring that file, which is named below the source."""
         return ["scp", *scene.machines.ssh[1:], "-pq", scene.source / saved, f"{HOST}:{self.arrived(scene)}/{saved}"]

@@ -27,7 +27,7 @@ from bench.plots import Dots, Line, Plot, drawn, standing
 from bench.quantities import MIB, amount, less, seconds
 
 OURS = "packetfs"
-KINDS = ("promises", "sync", "transfer", "growth")  # of records, in the order of the page
+KINDS = ("promises", "sync", "transfer", "compare", "growth")  # of records, in the order of the page
 WITH_WORKLOADS = ("sync", "transfer")
 # Local or empty: what they show is a bound, not a competitor.
 BOUNDS = ("zstd --patch-from", "xdelta3", "ssh alone", "find, here", "cp -a, here", "memcpy")
@@ -129,9 +129,12 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
     )
     return made.get_template("page.html").render(
         taken=[(kind, record["taken"], record["machine"]) for kind, record in records],
-        verdicts=[verdict for _, record in records for verdict in record["verdicts"]],
+        verdicts=[verdict for _, record in records for verdict in record.get("verdicts", ())],
         promises=[promise for _, record in records for promise in promises(record)],
-        workloads=[workload for kind, record in records if kind in WITH_WORKLOADS for workload in workloads(record)],
+        workloads=[
+            *(workload for kind, record in records if kind in WITH_WORKLOADS for workload in workloads(record)),
+            *(workload for kind, record in records if kind == "compare" for workload in stores(record)),
+        ],
         curves=[
             (plot, Markup(drawn(plot)))  # drawn by us, from numbers and our own names
             for kind, record in records
@@ -139,11 +142,11 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
             for plot in curves(record)
         ],
         subjects={name: about for _, record in records for name, about in record["subjects"].items()},
-        absent={name: why for _, record in records for name, why in record["absent"].items()},
+        absent={name: why for _, record in records for name, why in record.get("absent", {}).items()},
         failures=[
             (case, name, why.splitlines()[0])
             for _, record in records
-            for case, by in record["failures"].items()
+            for case, by in record.get("failures", {}).items()
             for name, why in by.items()
         ],
     )
@@ -183,6 +186,22 @@ def workloads(record: Record) -> list[Workload]:
             blocks.append(_block(f"time, {record['cases'][case]['link']} link", _WALL, over))
         story = record["cases"][members[0]]["story"]
         made.append(Workload(name, story, size, [block for block in blocks if block is not None]))
+    return made
+
+
+def stores(record: Record) -> list[Workload]:
+    """What bench/compare.py has of work on one machine: the time of each step, and what the first push takes."""
+    made = []
+    for table in record["tables"]:
+        rows: dict[str, list[Record]] = {}
+        for row in table["rows"]:
+            rows.setdefault(row["step"], []).append({"subject": row["subject"], "reading": row})
+        blocks = [_block(f"time, {step}", _WALL, found) for step, found in rows.items()]
+        blocks += [_block(f"{figure.title}, cold", figure, rows.get("cold", ())) for figure in STORED]
+        moved = f"{table['size']['files']:,} files, {amount(table['size']['bytes'])}"
+        made.append(
+            Workload(table["workload"], table["story"], moved, [block for block in blocks if block is not None])
+        )
     return made
 
 
@@ -262,6 +281,11 @@ FIGURES = (
         lambda value: f"{value / MIB:,.0f} MiB",
     ),
     Figure("round trips", lambda reading: reading["round_trips"], lambda value: f"{value:,.1f}"),
+)
+STORED = (
+    Figure("CPU", lambda row: row["cpu_s"], seconds),
+    Figure("anonymous memory", lambda row: row["rss_anon_bytes"], amount),
+    Figure("size of the store", lambda row: row["stored_bytes"], amount),
 )
 _WALL = Figure("time", lambda reading: reading["wall_s"], seconds)
 _NO_WORKLOADS = ("pair",)  # what stands before ": " in these says of what kind they are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MIB = 1 << 20
+NO_BREAK = "\u00a0"  # between a number and its unit, where lines are broken
 
 
 def amount(value: float) -> str:
@@ -26,4 +27,4 @@ def less(share: float) -> str:
     """By which share something is less than something else; where it is more, how many times as much it is."""
     if share < 0:
         return f"{1 - share:,.3g} x"
-    return f"{share:.1%} less".replace(".0%", "%").replace("%", " %")
+    return f"{share:.1%} less".replace(".0%", "%").replace("%", f"{NO_BREAK}%")

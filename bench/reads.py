@@ -7,6 +7,7 @@ Beside it the same bytes in a plain file, and in plain memory.
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import statistics
@@ -26,7 +27,8 @@ from bench.workloads import MIB
 PIECE, WHOLE = "4 KiB of a file", "128 MiB through the map"
 PIECE_BYTES, FILES, WHOLE_BYTES = 4096, 2_000, 128 * MIB
 BY_NAME, BY_ADDRESS, OPEN, MEMORY = "packetfs, by name", "packetfs, by address", "open, pread, close", "memcpy"
-HELD, ASKED, READ = "packetfs, a view that is held", "packetfs, a view asked for anew", "read of a file"
+HELD, ASKED = "packetfs, a view that is held", "packetfs, a view asked for anew"
+READ, MAPPED = "read of a file", "mmap of a file"
 
 Extents = Sequence[tuple[int, int]]
 Ways = dict[str, Callable[[int], object]]
@@ -47,7 +49,7 @@ def cases() -> list[Case]:
         local(
             WHOLE,
             "one incompressible file of 128 MiB, copied into memory that is there already",
-            (HELD, ASKED, READ, MEMORY),
+            (HELD, ASKED, READ, MAPPED, MEMORY),
         ),
     ]
 
@@ -75,6 +77,7 @@ def subjects() -> list[Subject]:
         Here(ASKED, "asks for every view again: every chunk is checked"),
         Here(OPEN, "a plain file in the page cache; checks nothing"),
         Here(READ, "a plain file in the page cache, opened once; checks nothing"),
+        Here(MAPPED, "a plain file in the page cache, mapped once; checks nothing"),
         Here(MEMORY, "the same bytes in memory, into the same target"),
     ]
 
@@ -117,6 +120,7 @@ class _Reads:
         self.extents: list[Extents] = [self._extents(name) for name in self.names]
         self.views = [[self.volume.space.view(*extent) for extent in extents] for extents in self.extents]
         stack.callback(self.views.clear)
+        self._maps: dict[int, mmap.mmap] = {}
         self._check()
 
     def ways(self) -> Ways:
@@ -128,6 +132,7 @@ class _Reads:
             HELD: self._through_views,
             OPEN: self._open,
             READ: self._open,
+            MAPPED: self._mapped,
             MEMORY: self._copy,
         }
 
@@ -154,6 +159,12 @@ class _Reads:
                 at += count
         finally:
             os.close(handle)
+
+    def _mapped(self, number: int) -> None:
+        if number not in self._maps:
+            with self.paths[number].open("rb") as file:
+                self._maps[number] = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self.target[:] = memoryview(self._maps[number])
 
     def _copy(self, number: int) -> None:
         self.target[:] = self.memory[number]

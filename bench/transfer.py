@@ -79,6 +79,7 @@ class Measured:
     cases: Sequence[Case]
     subjects: Sequence[Subject]
     absent: Mapping[str, str] = field(default_factory=dict)  # subject -> why it is not here
+    left_out: Mapping[str, str] = field(default_factory=dict)  # case -> why it cannot be played here
     runs: list[Run] = field(default_factory=list)
     failures: Failures = field(default_factory=dict)
 
@@ -119,15 +120,15 @@ def play_all(
         if (options.full or not case.full or case.name in (options.case or ()))
         and (not options.case or any(name in (case.name, case.name.partition(":")[0]) for name in options.case))
     ]
-    if why := impossible():
-        if left_out := [case.name for case in chosen if not case.here]:
-            say(f"{why}: left out are {'; '.join(left_out)}")
-        chosen = [case for case in chosen if case.here]
+    left_out = {case.name: why for case in chosen if not case.here} if (why := impossible()) else {}
+    for case, why in left_out.items():
+        say(f"{case} is left out: {why}")
+    chosen = [case for case in chosen if case.name not in left_out]
     if not chosen:
         return 1
     named = {subject for case in chosen for subject in case.subjects}
     asked = [s for s in (*everyone(), *subjects) if s.name in (options.only or named)]
-    measured = Measured(chosen, asked, {s.name: why for s in asked if (why := s.missing())})
+    measured = Measured(chosen, asked, {s.name: why for s in asked if (why := s.missing())}, left_out)
     for subject, why in measured.absent.items():
         say(f"{subject}: {why}; it is left out")
 
@@ -315,7 +316,7 @@ def who(measured: Measured) -> list[str]:
     """The end of a report: what each subject is, who was not measured, and why."""
     lines = ["", "What each does:", ""]
     lines += [f"- {s.name} ({s.version()}): {s.promise}" for s in measured.present]
-    lines += [f"- {name}: not measured, {why}" for name, why in measured.absent.items()]
+    lines += [f"- {name}: not measured, {why}" for name, why in {**measured.absent, **measured.left_out}.items()]
     lines += [
         f"- {case}, {name}: no figure, {why.splitlines()[0]}"
         for case, by in measured.failures.items()
@@ -333,7 +334,7 @@ def write(name: str, measured: Measured, table: str, more: Mapping[str, object])
         "taken": taken.isoformat(),
         "machine": machine(),
         "subjects": {s.name: {"version": s.version(), "promise": s.promise} for s in measured.present},
-        "absent": dict(measured.absent),
+        "absent": {**measured.absent, **measured.left_out},
         "failures": measured.failures,
         "cases": {c.name: {"story": c.story, "link": "" if c.here else str(c.link)} for c in measured.cases},
         "medians": medians(measured.cases, measured.runs),

@@ -312,7 +312,7 @@ def test_the_table_of_sync_shows_a_lost_row_and_the_least_of_each_column_in_bold
     readings = {"packetfs sync": Reading(wall_s=2.0, sent_bytes=700), "rsync -a": Reading(wall_s=1.0, sent_bytes=900)}
     runs = [run(name, reading, of="no change: plain") for name, reading in readings.items()]
 
-    table = sync.report(Measured(sync.rows(), [], {"unison": "not installed"}, runs))
+    table = sync.report(Measured(sync.rows(), [], {"unison": "not installed"}, runs=runs))
 
     assert "| packetfs sync | **700 B** |  | 2.00 |" in table
     assert "| rsync -a | 900 B |  | **1.00** |" in table
