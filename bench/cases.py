@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.harness import NEW_DAY_NS, Link, ticking
 from bench.packages import DATA, Package, unpack
@@ -69,6 +70,8 @@ class Case:
     killed_at: float = 0.0  # of the source's bytes; the measured run is the one after
     full: bool = False  # takes so long or so much disk that it is run on request only
     pair: bool = False  # one of the version pairs, which have a median goal together
+    here: bool = False  # needs one machine only
+    by: Callable[..., Any] | None = None  # measures one run in the place of `transfer.measure_case`
 
 
 def cases() -> list[Case]:
@@ -387,12 +390,21 @@ def _million(place: Path) -> None:
 
 def _pages(state: int, place: Path) -> None:
     """The data files of a small database, before (0) and after (1) two thousand transactions."""
-    kept = DATA / "generated" / "pages"
-    if not (kept / "1").exists():
+    _emptied(place)
+    _copy(_databases() / "pages" / str(state), place)
+
+
+def database_dump(state: int, place: Path) -> None:
+    """The same database as `pg_dump` writes it, before (0) and after (1)."""
+    _copy(_databases() / f"dump-{state}.sql", place / "bench.sql")
+
+
+def _databases() -> Path:
+    kept = DATA / "generated" / "database"
+    if not (kept / "dump-1.sql").exists():
         shutil.rmtree(kept, ignore_errors=True)
         _run_pgbench(kept)
-    _emptied(place)
-    _copy(kept / str(state), place)
+    return kept
 
 
 def _run_pgbench(kept: Path) -> None:
@@ -420,13 +432,22 @@ def _run_pgbench(kept: Path) -> None:
         tool("initdb", "-D", data, "--no-locale", "--encoding=UTF8", "--no-sync", "-A", "trust")
         server("start")
         tool("createdb", "-h", scratch, "bench")
+
+        def dump(state: int) -> None:
+            tool("pg_dump", "-h", scratch, "-f", f"{scratch}/{state}.sql", "bench")
+            _copy(Path(scratch, f"{state}.sql"), kept / f"dump-{state}.sql")
+
         tool("pgbench", "-h", scratch, "-i", "-q", "-s", "10", "bench")
+        dump(0)
         server("stop")
-        _copy(Path(data, "base"), kept / "0")
+        _copy(Path(data, "base"), kept / "pages/0")
         server("start")
         tool("pgbench", "-h", scratch, "-n", "-t", "2000", f"--random-seed={SEED}", "bench")
         server("stop")
-        _copy(Path(data, "base"), kept / "1")
+        _copy(Path(data, "base"), kept / "pages/1")
+        server("start")
+        dump(1)  # after the pages: who reads them may mark them
+        server("stop")
 
 
 # The changes

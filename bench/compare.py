@@ -1,6 +1,6 @@
 """PacketFS beside what people use today: push, push again, pull; medians in one run on one machine.
 
-    make bench                              everything, five rounds (about half an hour on two cores)
+    .venv/bin/python -m bench.compare       everything, five rounds (about half an hour on two cores)
     .venv/bin/python -m bench.compare --runs 1 --large-mib 64 --only packetfs --only 'cp -a'
 
 Each round of a subject begins with an empty store: cold push, push with nothing changed, push after 1 % changed, pull
@@ -20,7 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     place = options.place.absolute()
     tables = [measure_workload(w, present, options.runs, place, trace=options.trace) for w in chosen]
-    print(report(tables, present, options.runs))
-    write(tables, present, options.runs)
+    why = {subject.name: f"not installed: apt-get install {subject.package}" for subject in absent}
+    print(report(tables, present, why, options.runs))
+    write(tables, present, why, options.runs)
     return 1 if absent and options.only else 0
 
 
@@ -162,7 +163,7 @@ def warm(source: Path) -> None:
                         pass
 
 
-def report(tables: Iterable[Table], subjects: Sequence[Subject], runs: int) -> str:
+def report(tables: Iterable[Table], subjects: Sequence[Subject], absent: Mapping[str, str], runs: int) -> str:
     """The Markdown that stands for the run: a table for each workload, the promises, the goals missed."""
     tables = list(tables)
     lines = ["Wall seconds, medians; details below.", "", *summary(tables, subjects)]
@@ -184,6 +185,7 @@ def report(tables: Iterable[Table], subjects: Sequence[Subject], runs: int) -> s
                     lines.append(_line(table, subject.name, step))
         lines += ["", *(f"- {line}" for line in goals(table, subjects))]
     lines += ["", "What each does:", *(f"- {s.name} ({s.version()}): {s.promise}" for s in subjects)]
+    lines += [f"- {name}: not measured, {why}" for name, why in absent.items()]
     return "\n".join(lines)
 
 
@@ -219,7 +221,7 @@ def goals(table: Table, subjects: Sequence[Subject]) -> list[str]:
     return lines
 
 
-def write(tables: Sequence[Table], subjects: Sequence[Subject], runs: int) -> None:
+def write(tables: Sequence[Table], subjects: Sequence[Subject], absent: Mapping[str, str], runs: int) -> None:
     """Every single run and the table, to bench/results."""
     RESULTS.mkdir(exist_ok=True)
     taken = dt.datetime.now(dt.UTC)
@@ -228,11 +230,12 @@ def write(tables: Sequence[Table], subjects: Sequence[Subject], runs: int) -> No
         "taken": taken.isoformat(),
         "machine": machine(),
         "subjects": {s.name: {"version": s.version(), "promise": s.promise} for s in subjects},
+        "absent": dict(absent),
         "runs": runs,
         "tables": [asdict(table) for table in tables],
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".md").write_text(report(tables, subjects, runs) + "\n")
+    path.with_suffix(".md").write_text(report(tables, subjects, absent, runs) + "\n")
     say(f"written: {path} and .md")
 
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from bench.cases import SEED, Case, Make
-from bench.harness import Link, Subject
-from bench.transfer import Failures, Figures, Run, options_of, play_all, shown, who
+from bench.harness import Link
+from bench.transfer import Figures, Measured, options_of, play_all, shown, who
 from bench.workloads import MIB
 
 SUBJECTS = ("packetfs sync", "packetfs push, TLS", "rsync -a", "rsync -az", "unison")
@@ -87,18 +87,12 @@ def rows() -> list[Case]:
     ]
 
 
-def report(
-    chosen: Sequence[Case],
-    runs: Sequence[Run],
-    subjects: Sequence[Subject],
-    absent: Mapping[str, str],
-    failures: Failures,
-) -> str:
+def report(measured: Measured) -> str:
     """The Markdown that stands for the run: for each curve its points, by subject bytes and time."""
-    figures = Figures(runs)
+    figures = Figures(measured.runs)
     lines: list[str] = []
-    for curve in dict.fromkeys(case.name.partition(": ")[0] for case in chosen):
-        points = [case for case in chosen if case.name.partition(": ")[0] == curve]
+    for curve in dict.fromkeys(case.name.partition(": ")[0] for case in measured.cases):
+        points = [case for case in measured.cases if case.name.partition(": ")[0] == curve]
         names = [
             name for name in SUBJECTS if any(figures.of(case.name, name, "wire_bytes") is not None for case in points)
         ]
@@ -112,7 +106,7 @@ def report(
             cells = [_cell(figures, case.name, name) for name in names]
             lines.append(f"| {float(case.name.partition(': ')[2]):,g} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join([*lines, *who(subjects, absent, failures)])
+    return "\n".join([*lines, *who(measured)])
 
 
 def _cell(figures: Figures, case: str, name: str) -> str:

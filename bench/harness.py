@@ -95,6 +95,11 @@ class Reading:
         """The larger of the two machines' peaks."""
         return max(self.near_anon_bytes, self.far_anon_bytes)
 
+    @property
+    def both_anon_bytes(self) -> int:
+        """The two machines' peaks together, whether they were at the same time or not."""
+        return self.near_anon_bytes + self.far_anon_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -269,14 +274,19 @@ class Machines:
     def end(self, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
         """End what `serve` or `converse` started."""
         process.terminate()
+        self.wait(process)
+
+    def wait(self, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> int:
+        """Wait until what `serve` or `converse` started has ended by itself; its exit code."""
         if process in self._servers:
             self._servers.remove(process)
-            self._wait(self.far, process)
+            code = self._wait(self.far, process)
         else:
-            self._wait(self.near, process)
+            code = self._wait(self.near, process)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+        return code
 
     def run(
         self,
@@ -285,10 +295,12 @@ class Machines:
         environment: Mapping[str, str] | None = None,
         *,
         kill_after_sent: int | None = None,
+        receiver: subprocess.Popen[bytes] | None = None,
     ) -> Reading:
         """Run `command` at the near machine, wait until the far one is quiet again, `syncfs`; what that took.
 
         `kill_after_sent`: kill the command and its children with SIGKILL once so many bytes have gone to the far side.
+        `receiver`: what `serve` started for this run alone; the time ends when it has ended as well.
         """
         with self.measured(settle) as meter, tempfile.TemporaryFile() as output:
             child = self._start(self.near, command, environment, output)
@@ -306,6 +318,8 @@ class Machines:
                 output.seek(0)
                 tail = output.read()[-2000:].decode(errors="replace")
                 raise measure.CommandFailedError(f"{shlex.join(map(str, command))}: exit {code}\n{tail}")
+            if receiver is not None and (code := self.wait(receiver)):
+                raise measure.CommandFailedError(f"what received at the far side: exit {code}")
             meter.command_ended()
             self.wait_until_quiet()
         return meter.reading
@@ -563,6 +577,26 @@ def play(
     `kill_at`: a run before is killed once this share of the source's bytes is sent; the reading is of the run after it.
     Raises WrongCopyError if what arrived is not what was sent: a figure of a wrong copy is no figure.
     """
+    with staged(machines, subject, place, link) as scene:
+        if old is not None:
+            made(scene.source, old, OLD_DAY_NS)
+            subject.prepare(scene)
+        made(scene.source, new, NEW_DAY_NS)
+        if kill_at is not None:
+            subject.interrupt(scene, int(kill_at * size(scene.source).bytes))
+        reading = subject.run(scene)
+        subject.clean(scene)  # before the proxy goes that its connection may lead through
+        machines.set_link(Link())
+        check(subject, scene)
+    return reading
+
+
+@contextlib.contextmanager
+def staged(machines: Machines, subject: Subject, place: Path, link: Link) -> Iterator[Scene]:
+    """An empty scene for one subject over that link; what is left of it is ended and removed.
+
+    After an error its files stay for a look, until the next one.
+    """
     machines.forget()
     shutil.rmtree(place, ignore_errors=True)
     scene = Scene(machines, place / "source", place / "near", place / "far")
@@ -571,25 +605,20 @@ def play(
     # The preparation goes over the same link: a session that is kept keeps the round trip that it was opened over.
     machines.set_link(link)
     try:
-        if old is not None:
-            _made(scene.source, old, OLD_DAY_NS)
-            subject.prepare(scene)
-        _made(scene.source, new, NEW_DAY_NS)
-        if kill_at is not None:
-            subject.interrupt(scene, int(kill_at * size(scene.source).bytes))
-        reading = subject.run(scene)
-        subject.clean(scene)  # before the proxy goes that its connection may lead through
-        machines.set_link(Link())
-        if wrong := subject.verify(scene):
-            raise WrongCopyError("\n  ".join([f"{subject.name} did not bring what it was given:", *wrong[:10]]))
+        yield scene
     finally:
         subject.clean(scene)
         machines.set_link(Link())
     shutil.rmtree(place)
-    return reading
 
 
-def _made(tree: Path, make: Callable[[Path], None], day_ns: int) -> None:
+def check(subject: Subject, scene: Scene) -> None:
+    """Raise WrongCopyError if what arrived is not what was sent."""
+    if wrong := subject.verify(scene):
+        raise WrongCopyError("\n  ".join([f"{subject.name} did not bring what it was given:", *wrong[:10]]))
+
+
+def made(tree: Path, make: Callable[[Path], None], day_ns: int) -> None:
     """Let `make` work on the tree, then give what it wrote just now times that are the same in each run.
 
     Times travel, so they must not be the moment's: bytes would change from run to run. And a copy made within the same

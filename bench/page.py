@@ -3,8 +3,9 @@
     .venv/bin/python -m bench.page                          the newest record of each kind in bench/results
     .venv/bin/python -m bench.page FILE.json... --to page.html --picture bytes.svg
 
-It measures nothing and leaves nothing out: a case is on the page if a record has it, and the rows that PacketFS loses
-are listed first. A bar begins at nought, and its length is its share of the longest in its block: small is small.
+It measures nothing and leaves nothing out. The promises of the pitch come first, kept or not; a case is on the page if
+a record has it, and of the goals the lost ones are listed first. A bar begins at nought, and its length is its share of
+the longest in its block: small is small.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from markupsafe import Markup
 
 from bench.compare import RESULTS, say
 from bench.plots import Dots, Line, Plot, drawn, standing
+from bench.quantities import MIB, amount, less, seconds
 
 OURS = "packetfs"
-KINDS = ("sync", "transfer", "growth")  # of records, in the order of the page
-BOUNDS = ("zstd --patch-from", "xdelta3", "ssh alone")  # local or empty: what they show is a bound, not a competitor
-MIB = 1 << 20
-
+KINDS = ("promises", "sync", "transfer", "compare", "growth")  # of records, in the order of the page
+WITH_WORKLOADS = ("sync", "transfer")
+# Local or empty: what they show is a bound, not a competitor.
+BOUNDS = ("zstd --patch-from", "xdelta3", "ssh alone", "find, here", "cp -a, here", "memcpy")
 Record = Mapping[str, Any]
 
 
@@ -51,6 +53,15 @@ class Block:
     title: str
     bars: list[Bar]
     rounds: int  # how many runs the median is of, the fewest of a subject
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A line of the pitch, with everybody's figure."""
+
+    row: Record
+    reductions: list[str]
+    bars: list[Bar]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +129,12 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
     )
     return made.get_template("page.html").render(
         taken=[(kind, record["taken"], record["machine"]) for kind, record in records],
-        verdicts=[verdict for _, record in records for verdict in record["verdicts"]],
-        workloads=[workload for kind, record in records if kind != "growth" for workload in workloads(record)],
+        verdicts=[verdict for _, record in records for verdict in record.get("verdicts", ())],
+        promises=[promise for _, record in records for promise in promises(record)],
+        workloads=[
+            *(workload for kind, record in records if kind in WITH_WORKLOADS for workload in workloads(record)),
+            *(workload for kind, record in records if kind == "compare" for workload in stores(record)),
+        ],
         curves=[
             (plot, Markup(drawn(plot)))  # drawn by us, from numbers and our own names
             for kind, record in records
@@ -127,14 +142,30 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
             for plot in curves(record)
         ],
         subjects={name: about for _, record in records for name, about in record["subjects"].items()},
-        absent={name: why for _, record in records for name, why in record["absent"].items()},
+        absent={name: why for _, record in records for name, why in record.get("absent", {}).items()},
         failures=[
             (case, name, why.splitlines()[0])
             for _, record in records
-            for case, by in record["failures"].items()
+            for case, by in record.get("failures", {}).items()
             for name, why in by.items()
         ],
     )
+
+
+def promises(record: Record) -> list[Promise]:
+    """The rows of the pitch, if the record has them."""
+    return [
+        Promise(
+            row,
+            [
+                f"{less(share)}{' than' if share >= 0 else ''} {name}"
+                for name, share in ((row["beside"], row["less"]), ("rsync -az", row["less_than_rsync"]))
+                if share is not None
+            ],
+            _bars({name: (value, text) for name, (value, text) in row["values"].items()}),
+        )
+        for row in record.get("promises", ())
+    ]
 
 
 def workloads(record: Record) -> list[Workload]:
@@ -155,6 +186,22 @@ def workloads(record: Record) -> list[Workload]:
             blocks.append(_block(f"time, {record['cases'][case]['link']} link", _WALL, over))
         story = record["cases"][members[0]]["story"]
         made.append(Workload(name, story, size, [block for block in blocks if block is not None]))
+    return made
+
+
+def stores(record: Record) -> list[Workload]:
+    """What bench/compare.py has of work on one machine: the time of each step, and what the first push takes."""
+    made = []
+    for table in record["tables"]:
+        rows: dict[str, list[Record]] = {}
+        for row in table["rows"]:
+            rows.setdefault(row["step"], []).append({"subject": row["subject"], "reading": row})
+        blocks = [_block(f"time, {step}", _WALL, found) for step, found in rows.items()]
+        blocks += [_block(f"{figure.title}, cold", figure, rows.get("cold", ())) for figure in STORED]
+        moved = f"{table['size']['files']:,} files, {amount(table['size']['bytes'])}"
+        made.append(
+            Workload(table["workload"], table["story"], moved, [block for block in blocks if block is not None])
+        )
     return made
 
 
@@ -179,11 +226,15 @@ def _found(figure: Figure, runs: Iterable[Record]) -> dict[str, list[float]]:
 
 def bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[Bar]:
     """A bar for each, the least first; equal ones by name."""
-    longest = max(values.values()) or 1.0
-    least = min((value for name, value in values.items() if _kind(name) != "bound"), default=None)
+    return _bars({name: (value, text(value)) for name, value in values.items()})
+
+
+def _bars(values: Mapping[str, tuple[float, str]]) -> list[Bar]:
+    longest = max(value for value, _ in values.values()) or 1.0
+    least = min((value for name, (value, _) in values.items() if _kind(name) != "bound"), default=None)
     return [
-        Bar(name, value, text(value), value / longest, _kind(name), value == least)
-        for name, value in sorted(values.items(), key=lambda item: (item[1], item[0]))
+        Bar(name, value, text, value / longest, _kind(name), value == least)
+        for name, (value, text) in sorted(values.items(), key=lambda item: (item[1][0], item[0]))
     ]
 
 
@@ -221,19 +272,6 @@ def picture(shown: Sequence[Workload]) -> str:
     )
 
 
-def amount(value: float) -> str:
-    """Bytes, in the decimal units of links and disks."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if abs(value) >= factor:
-            return f"{value / factor:,.3g} {unit}" if value < 1000 * factor else f"{value / factor:,.0f} {unit}"
-    return f"{value:,.0f} B"
-
-
-def seconds(value: float) -> str:
-    """A time."""
-    return f"{value * 1000:,.0f} ms" if value < 1 else f"{value:,.3g} s" if value < 1000 else f"{value:,.0f} s"
-
-
 FIGURES = (
     Figure("bytes on the wire, both ways", lambda reading: reading["sent_bytes"] + reading["received_bytes"], amount),
     Figure("CPU of both sides", lambda reading: reading["near_cpu_s"] + reading["far_cpu_s"], seconds),
@@ -243,6 +281,11 @@ FIGURES = (
         lambda value: f"{value / MIB:,.0f} MiB",
     ),
     Figure("round trips", lambda reading: reading["round_trips"], lambda value: f"{value:,.1f}"),
+)
+STORED = (
+    Figure("CPU", lambda row: row["cpu_s"], seconds),
+    Figure("anonymous memory", lambda row: row["rss_anon_bytes"], amount),
+    Figure("size of the store", lambda row: row["stored_bytes"], amount),
 )
 _WALL = Figure("time", lambda reading: reading["wall_s"], seconds)
 _NO_WORKLOADS = ("pair",)  # what stands before ": " in these says of what kind they are

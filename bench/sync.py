@@ -12,12 +12,12 @@ table for each workload, the lost rows like the others, and writes every single 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bench.cases import SYNC, Case, cases
-from bench.harness import Link, Subject
-from bench.transfer import Failures, Figures, Run, options_of, play_all, shown, who
+from bench.harness import Link
+from bench.transfer import Figures, Measured, Run, options_of, play_all, shown, who
 
 SUBJECTS = (
     SYNC,
@@ -72,14 +72,9 @@ def rows() -> list[Case]:
     ]
 
 
-def report(
-    chosen: Sequence[Case],
-    runs: Sequence[Run],
-    subjects: Sequence[Subject],
-    absent: Mapping[str, str],
-    failures: Failures,
-) -> str:
+def report(measured: Measured) -> str:
     """The Markdown that stands for the run: a table for each workload, the least of each column in bold."""
+    chosen, runs = measured.cases, measured.runs
     figures = Figures(runs)
     lines: list[str] = []
     for workload in dict.fromkeys(_workload(case.name) for case in chosen):
@@ -87,15 +82,15 @@ def report(
         found = [run for run in runs if _workload(run.case) == workload]
         if not found:
             continue
-        measured = f" ({found[0].source_files:,} files, {found[0].source_bytes / 1e6:,.1f} MB)"
-        lines += [f"**{workload}**: {story}{measured}", "", *_table(workload, found, figures), ""]
+        moved = f" ({found[0].source_files:,} files, {found[0].source_bytes / 1e6:,.1f} MB)"
+        lines += [f"**{workload}**: {story}{moved}", "", *_table(workload, found, figures), ""]
     rounds = 1 + max((run.round for run in runs), default=0)
     lines.append(
         f"Medians of {rounds} round{'s'[: rounds != 1]}. Bytes are TCP payload both ways, the channel's own included; "
         "bytes, CPU (both sides) and peak anonymous memory (near, far) are of the plain link. Round trips are what "
         "50 ms add to the plain time, and one for each connection: on a noisy machine they are noise."
     )
-    return "\n".join([*lines, *who(subjects, absent, failures)])
+    return "\n".join([*lines, *who(measured)])
 
 
 def _table(workload: str, runs: Sequence[Run], figures: Figures) -> list[str]:

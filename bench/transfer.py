@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import contextlib
 import datetime as dt
 import json
 import signal
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -71,7 +72,21 @@ class Verdict:
     met: bool | None
 
 
-Report = Callable[[Sequence[Case], Sequence[Run], Sequence[Subject], Mapping[str, str], Failures], str]
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a report is made of: the cases that were asked for, who was to be measured, and what there is of it."""
+
+    cases: Sequence[Case]
+    subjects: Sequence[Subject]
+    absent: Mapping[str, str] = field(default_factory=dict)  # subject -> why it is not here
+    left_out: Mapping[str, str] = field(default_factory=dict)  # case -> why it cannot be played here
+    runs: list[Run] = field(default_factory=list)
+    failures: Failures = field(default_factory=dict)
+
+    @property
+    def present(self) -> list[Subject]:
+        """Who can be measured here."""
+        return [subject for subject in self.subjects if subject.name not in self.absent]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,11 +94,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return play_all("transfer", cases(), report, options_of("transfer", __doc__, arguments))
 
 
-def play_all(name: str, rows: Sequence[Case], report: Report, options: argparse.Namespace) -> int:
-    """Measure those of `rows` that were asked for, print what `report` makes of it, write it; the exit code."""
-    if why := impossible():
-        say(why)
-        return 1
+def play_all(
+    name: str,
+    rows: Sequence[Case],
+    report: Callable[[Measured], str],
+    options: argparse.Namespace,
+    *,
+    subjects: Sequence[Subject] = (),
+    more: Callable[[Measured], Mapping[str, object]] = lambda _: {},
+) -> int:
+    """Measure those of `rows` that were asked for, print what `report` makes of it, write it; the exit code.
+
+    `subjects` are there besides the movers; what `more` makes of the result is in the record as well. Cases that need
+    two machines are left out, and that is said, where there can be none.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     known = {name for case in rows for name in (case.name, case.name.partition(":")[0])}
@@ -96,47 +120,47 @@ def play_all(name: str, rows: Sequence[Case], report: Report, options: argparse.
         if (options.full or not case.full or case.name in (options.case or ()))
         and (not options.case or any(name in (case.name, case.name.partition(":")[0]) for name in options.case))
     ]
+    left_out = {case.name: why for case in chosen if not case.here} if (why := impossible()) else {}
+    for case, why in left_out.items():
+        say(f"{case} is left out: {why}")
+    chosen = [case for case in chosen if case.name not in left_out]
+    if not chosen:
+        return 1
     named = {subject for case in chosen for subject in case.subjects}
-    subjects = [s for s in everyone() if s.name in (options.only or named)]
-    absent = {s.name: why for s in subjects if (why := s.missing())}
-    for subject, why in absent.items():
+    asked = [s for s in (*everyone(), *subjects) if s.name in (options.only or named)]
+    measured = Measured(chosen, asked, {s.name: why for s in asked if (why := s.missing())}, left_out)
+    for subject, why in measured.absent.items():
         say(f"{subject}: {why}; it is left out")
-    present = [s for s in subjects if s.name not in absent]
 
     # As an installed package is: where nobody may write them, Python makes its modules anew at every start.
     compileall.compile_dir(packetfs.__path__[0], quiet=2)
-    runs: list[Run] = []
-    failures: Failures = {}
     code = 0
     try:
-        _measure(chosen, present, options, runs, failures)
+        _measure(measured, options)
     except SystemExit as end:
         say("ended early; what was measured until then:")
         code = int(end.code or 1)
-    table = report(chosen, runs, subjects, absent, failures)
+    table = report(measured)
     print(table)
-    write(name, chosen, runs, subjects, absent, failures, table)
-    return code or (1 if failures or (absent and options.only) else 0)
+    write(name, measured, table, more(measured))
+    return code or (1 if measured.failures or (measured.absent and options.only) else 0)
 
 
-def _measure(
-    chosen: Sequence[Case],
-    subjects: Sequence[Subject],
-    options: argparse.Namespace,
-    runs: list[Run],
-    failures: Failures,
-) -> None:
+def _measure(measured: Measured, options: argparse.Namespace) -> None:
     """All runs of the chosen cases; each is in `runs` or its failure in `failures` once it has ended."""
-    with Machines() as machines:
-        for case in chosen:
+    runs, failures = measured.runs, measured.failures
+    away = any(not case.here for case in measured.cases)
+    with Machines() if away else contextlib.nullcontext() as machines:
+        for case in measured.cases:
             rounds = options.runs if case.timed and not options.quick else 1
             for number in range(rounds):
-                for subject in subjects:
+                for subject in measured.present:
                     if subject.name not in case.subjects or subject.name in failures.get(case.name, {}):
                         continue
                     say(f"{case.name}, {subject.name}" + (f", round {number + 1} of {rounds}" if rounds > 1 else ""))
                     try:
-                        runs.append(measure_case(machines, case, subject, options.place.absolute(), number))
+                        play_one = case.by or measure_case
+                        runs.append(play_one(machines, case, subject, options.place.absolute(), number))
                     except (CommandFailedError, HarnessError, WrongCopyError) as error:
                         say(f"  no figure: {error}")
                         failures.setdefault(case.name, {})[subject.name] = str(error)
@@ -144,8 +168,9 @@ def _measure(
                 say(f"  {verdict.must}: {verdict.ours or 'not measured'} | {verdict.peers}")
 
 
-def measure_case(machines: Machines, case: Case, subject: Subject, place: Path, number: int) -> Run:
+def measure_case(machines: Machines | None, case: Case, subject: Subject, place: Path, number: int) -> Run:
     """One run of one subject; a second one at a long round trip, if the case counts round trips by time."""
+    assert machines is not None
     seen = Size(0, 0)
 
     def new(source: Path) -> None:
@@ -262,14 +287,9 @@ def _pair_median(pairs: Sequence[Case], figures: Figures) -> Verdict:
     )
 
 
-def report(
-    chosen: Sequence[Case],
-    runs: Sequence[Run],
-    subjects: Sequence[Subject],
-    absent: Mapping[str, str],
-    failures: Failures,
-) -> str:
+def report(measured: Measured) -> str:
     """The Markdown that stands for the run."""
+    chosen, runs = measured.cases, measured.runs
     lines = ["| case | must be | packetfs | peers | verdict |", "|---|---|---|---|---|"]
     lines += [
         f"| {v.case} | {v.must} | {v.ours or 'not measured'} | {v.peers} | {_verdict(v.met)} |"
@@ -287,33 +307,25 @@ def report(
     lines += ["", "What the cases are:", ""]
     for case in chosen:
         found = next((run for run in runs if run.case == case.name), None)
-        measured = f" ({found.source_files:,} files, {found.source_bytes / 1e6:,.1f} MB; {case.link})" if found else ""
-        lines.append(f"- {case.name}: {case.story}{measured}")
-    return "\n".join([*lines, *who(subjects, absent, failures)])
+        moved = f" ({found.source_files:,} files, {found.source_bytes / 1e6:,.1f} MB; {case.link})" if found else ""
+        lines.append(f"- {case.name}: {case.story}{moved}")
+    return "\n".join([*lines, *who(measured)])
 
 
-def who(subjects: Sequence[Subject], absent: Mapping[str, str], failures: Failures) -> list[str]:
+def who(measured: Measured) -> list[str]:
     """The end of a report: what each subject is, who was not measured, and why."""
     lines = ["", "What each does:", ""]
-    lines += [f"- {s.name} ({s.version()}): {s.promise}" for s in subjects if s.name not in absent]
-    lines += [f"- {name}: not measured, {why}" for name, why in absent.items()]
+    lines += [f"- {s.name} ({s.version()}): {s.promise}" for s in measured.present]
+    lines += [f"- {name}: not measured, {why}" for name, why in {**measured.absent, **measured.left_out}.items()]
     lines += [
         f"- {case}, {name}: no figure, {why.splitlines()[0]}"
-        for case, by in failures.items()
+        for case, by in measured.failures.items()
         for name, why in by.items()
     ]
     return lines
 
 
-def write(
-    name: str,
-    chosen: Sequence[Case],
-    runs: Sequence[Run],
-    subjects: Sequence[Subject],
-    absent: Mapping[str, str],
-    failures: Failures,
-    table: str,
-) -> None:
+def write(name: str, measured: Measured, table: str, more: Mapping[str, object]) -> None:
     """Every single run and the table, to bench/results."""
     RESULTS.mkdir(exist_ok=True)
     taken = dt.datetime.now(dt.UTC)
@@ -321,13 +333,14 @@ def write(
     record = {
         "taken": taken.isoformat(),
         "machine": machine(),
-        "subjects": {s.name: {"version": s.version(), "promise": s.promise} for s in subjects if s.name not in absent},
-        "absent": dict(absent),
-        "failures": failures,
-        "cases": {case.name: {"story": case.story, "link": str(case.link)} for case in chosen},
-        "medians": medians(chosen, runs),
-        "verdicts": [asdict(verdict) for verdict in judge(chosen, runs)],
-        "runs": [asdict(run) for run in runs],
+        "subjects": {s.name: {"version": s.version(), "promise": s.promise} for s in measured.present},
+        "absent": {**measured.absent, **measured.left_out},
+        "failures": measured.failures,
+        "cases": {c.name: {"story": c.story, "link": "" if c.here else str(c.link)} for c in measured.cases},
+        "medians": medians(measured.cases, measured.runs),
+        "verdicts": [asdict(verdict) for verdict in judge(measured.cases, measured.runs)],
+        "runs": [asdict(run) for run in measured.runs],
+        **more,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")
     path.with_suffix(".md").write_text(table + "\n")

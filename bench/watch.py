@@ -25,8 +25,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from bench.measure import CommandFailedError
+
 BINARY = Path(sys.executable).with_name("packetfs")
 IDLE_S = 10.0
+PATIENCE_S = 60.0
 SAVED = Path("d00", "f00000")
 _SSH = '#!/bin/sh\nwhile [ "$1" != "--" ]; do shift; done\nshift 2\neval "exec $*"\n'
 
@@ -68,6 +71,7 @@ class Push:
     """`push --watch` of a tree; a context manager."""
 
     verb = "push"
+    saved = SAVED  # below the source
 
     def __init__(self, place: Path, location: str) -> None:
         self.place = place
@@ -77,8 +81,9 @@ class Push:
 
     def __enter__(self) -> Self:
         options = ["-e", str(self.place / "ssh"), "--remote-packetfs", str(BINARY)]
-        command = [str(BINARY), self.verb, "--watch", "--json", *options, f"{self.source}/", self.location]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=self.environment("near"))
+        self.process = self.started(
+            [str(BINARY), self.verb, "--watch", "--json", *options, f"{self.source}/", self.location]
+        )
         self._events = events(self.process, self.verb)
         next(self._events)
         return self
@@ -89,6 +94,10 @@ class Push:
             pass
         self.process.wait()
 
+    def started(self, command: list[str]) -> subprocess.Popen[bytes] | subprocess.Popen[str]:
+        """Start what watches."""
+        return subprocess.Popen(command, stdout=subprocess.PIPE, env=self.environment("near"))
+
     def environment(self, machine: str) -> dict[str, str]:
         """Each machine has a data directory of its own."""
         return os.environ | {"HOME": str(self.place / machine), "XDG_DATA_HOME": str(self.place / machine / "data")}
@@ -97,13 +106,13 @@ class Push:
         """Save a file; how many seconds until it is where it is to be."""
         content = self.written(number)
         began_s = time.perf_counter()
-        (self.place / "new").rename(self.source / SAVED)
+        (self.place / "new").rename(self.source / self.saved)
         self.arrived(content)
         return time.perf_counter() - began_s
 
     def written(self, number: int) -> bytes:
         """What is saved next."""
-        content = b"version %d of it\n" % number * 40
+        content = b"version %d of it\n" % number * (40 + number)  # rsync compares sizes and whole seconds
         (self.place / "new").write_bytes(content)
         return content
 
@@ -141,8 +150,11 @@ class Sync(Push):
 
     def arrived(self, content: bytes) -> None:
         """Look until it is there; the event comes later, and has to be read."""
-        path = self.there / SAVED
-        while path.read_bytes() != content:
+        path = self.there / self.saved
+        deadline_s = time.perf_counter() + PATIENCE_S
+        while not path.exists() or path.read_bytes() != content:
+            if time.perf_counter() > deadline_s:
+                raise CommandFailedError(f"{path} did not come in {PATIENCE_S:g} s")
             time.sleep(0.0005)
 
     def save(self, number: int) -> float:
@@ -187,7 +199,7 @@ class Served(Sync):
         return sum(int(number) for number in re.findall(r"bytes_(?:sent|received):([0-9]+)", told))
 
 
-def events(process: subprocess.Popen[bytes], verb: str) -> Iterator[None]:
+def events(process: subprocess.Popen[bytes] | subprocess.Popen[str], verb: str) -> Iterator[None]:
     """Each push or sync that the command tells of, once all is said of it."""
     assert process.stdout is not None
     for line in process.stdout:

@@ -7,6 +7,7 @@ is to be found. It measures nothing itself and knows no case; bench/harness.py p
 from __future__ import annotations
 
 from bench.harness import Subject
+from bench.movers.local import Copy, Find
 from bench.movers.lsyncd import Lsyncd
 from bench.movers.packetfs import PacketFSPull, PacketFSPush, PacketFSSession, PacketFSSync
 from bench.movers.packetfs_tls import PullOverTLS, PushOverTLS, SyncOverTLS
@@ -15,6 +16,7 @@ from bench.movers.restic import Restic
 from bench.movers.rsync import BLOCKS, Rsync, RsyncDaemon
 from bench.movers.ssh import Scp, SshAlone
 from bench.movers.syncthing import Syncthing
+from bench.movers.tar import Tar
 from bench.movers.unison import Unison
 
 
@@ -29,6 +31,7 @@ def everyone() -> list[Subject]:
         PullOverTLS(),
         SyncOverTLS(),
         SshAlone(),
+        Tar(),
         Rsync(),
         Rsync(*BLOCKS),
         Rsync("-z"),
@@ -43,4 +46,6 @@ def everyone() -> list[Subject]:
         ZstdPatch(),
         ZstdPatch(plain=True),
         Xdelta(),
+        Find(),
+        Copy(),
     ]

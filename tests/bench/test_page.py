@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.page import bars, curves, kind_of, main, newest, page, workloads
+from bench.page import bars, curves, kind_of, main, newest, page, promises, stores, workloads
 from bench.plots import Dots, Line, Plot, drawn, standing
 
 MACHINE = {
@@ -118,6 +118,65 @@ def test_the_page_shows_what_was_lost_first_and_who_was_missing_and_what_failed(
     assert "1 met, 1 lost" in text
     assert "unison : not measured, is not installed" in text
     assert "no-op, scp : no figure, exit 1" in text
+
+
+def test_what_was_measured_on_one_machine_is_shown_step_by_step() -> None:
+    rows = [
+        {"subject": name, "step": step, "wall_s": wall_s, "cpu_s": 2.0, "rss_anon_bytes": 3e6, "stored_bytes": 4e6}
+        for name, wall_s in (("packetfs", 1.0), ("restic", 5.0))
+        for step in ("cold", "pull")
+    ]
+    table = {"workload": "small files", "story": "a story", "size": {"files": 9, "bytes": 1e6}, "rows": rows}
+
+    (made,) = stores({"tables": [table]})
+
+    assert [block.title for block in made.blocks] == [
+        "time, cold",
+        "time, pull",
+        "CPU, cold",
+        "anonymous memory, cold",
+        "size of the store, cold",
+    ]
+    assert [bar.text for bar in made.blocks[0].bars] == ["1 s", "5 s"]
+    assert "small files" in seen(page([("compare", {**record(), "tables": [table]})]))
+
+
+def promise(pitch: str, kept: bool | None, less: float | None = 0.5) -> dict[str, Any]:
+    return {
+        "pitch": pitch,
+        "measured": "next release: bytes",
+        "must": "99 % less than tar over TCP",
+        "kept": kept,
+        "rounds": 1,
+        "ours": "sync 5 B",
+        "beside": "tar over TCP",
+        "limit": "patch 1 B",
+        "best_peer": "restic 7 B",
+        "less": less,
+        "less_than_rsync": -1.0,
+        "values": {"packetfs sync": [5.0, "5 B"], "tar over TCP": [10.0, "10 B"], "find, here": [1.0, "1 B"]},
+    }
+
+
+def test_the_promises_lead_with_their_verdicts_whether_kept_or_not() -> None:
+    rows = [promise("network", True), promise("memory", False), promise("CPU", None, less=None)]
+
+    text = seen(page([("promises", record() | {"promises": rows}), ("transfer", record(run("no-op", "rsync -a", 1)))]))
+
+    assert "1 kept, 1 not kept, 1 not judged" in text
+    assert text.index("kept network") < text.index("not kept memory") < text.index("not judged CPU")
+    assert text.index("not judged CPU") < text.index("no-op")
+    assert "50 % less than tar over TCP, 2 x rsync -az" in text  # no-break spaces are spaces here
+
+
+def test_a_promise_has_a_bar_for_everybody_with_the_figures_that_were_recorded() -> None:
+    (made,) = promises({"promises": [promise("network", True)]})
+
+    assert [(bar.subject, bar.share, bar.text, bar.kind) for bar in made.bars] == [
+        ("find, here", 0.1, "1 B", "bound"),
+        ("packetfs sync", 0.5, "5 B", "ours"),
+        ("tar over TCP", 1.0, "10 B", "peer"),
+    ]
 
 
 def test_names_are_text_and_never_markup() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from bench import cases as rows
-from bench import harness, measure, served, sync
+from bench import harness, measure, sync
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
 from bench.movers import everyone
 from bench.movers.patches import times_column
-from bench.transfer import Run, judge, report, shown
+from bench.transfer import Measured, Run, judge, report, shown
 
 
 def case(*goals: Goal, subjects: tuple[str, ...] = ("packetfs push", "ssh alone", "rsync -a", "scp")) -> Case:
@@ -123,7 +123,7 @@ def test_version_pairs_have_a_median_goal_together() -> None:
 def test_a_lost_row_is_printed_like_the_others() -> None:
     row = case(Goal(("packetfs push",), "wire_bytes", 100))
 
-    table = report([row], [run("packetfs push", sent(20_000))], [], {}, {})
+    table = report(Measured([row], [], runs=[run("packetfs push", sent(20_000))]))
 
     assert "| row | bytes both ways <= 100 B | push 20.0 KB |  | **LOST** |" in table
 
@@ -253,7 +253,7 @@ def test_what_is_written_just_now_gets_the_same_times_in_each_run(tmp_path: Path
     for name in ("one", "other"):
         place = tmp_path / name
         place.mkdir()
-        harness._made(place, make, harness.OLD_DAY_NS)
+        harness.made(place, make, harness.OLD_DAY_NS)
         found.append([path.stat().st_mtime_ns for path in (place, place / "fresh", place / "kept")])
 
     assert found[0] == found[1]
@@ -312,7 +312,7 @@ def test_the_table_of_sync_shows_a_lost_row_and_the_least_of_each_column_in_bold
     readings = {"packetfs sync": Reading(wall_s=2.0, sent_bytes=700), "rsync -a": Reading(wall_s=1.0, sent_bytes=900)}
     runs = [run(name, reading, of="no change: plain") for name, reading in readings.items()]
 
-    table = sync.report(sync.rows(), runs, [], {"unison": "not installed"}, {})
+    table = sync.report(Measured(sync.rows(), [], {"unison": "not installed"}, runs=runs))
 
     assert "| packetfs sync | **700 B** |  | 2.00 |" in table
     assert "| rsync -a | 900 B |  | **1.00** |" in table
@@ -325,21 +325,4 @@ def test_round_trips_of_sync_are_what_its_slow_link_adds_and_one_for_each_connec
         run("rsync -a", Reading(wall_s=1.5), of="no change: 50 ms"),
     ]
 
-    assert "| rsync -a | **0 B** | **11** |" in sync.report(sync.rows(), runs, [], {}, {})
-
-
-# -- everything by one command -----------------------------------------------------------------------------------------
-
-
-def test_a_part_that_is_not_there_is_named() -> None:
-    told = served.run(served.Part("Lag", "bench.no_such_part"), quick=False)
-
-    assert told.exit_code is None
-    assert "Not measured: there is no bench.no_such_part yet." in served.section(told)
-
-
-def test_a_part_that_fails_says_so_beside_what_it_printed() -> None:
-    told = served.run(served.Part("Sync", "bench.sync", ("--case", "no such case")), quick=False)
-
-    assert told.exit_code == 1
-    assert "It ended with exit code 1" in served.section(told)
+    assert "| rsync -a | **0 B** | **11** |" in sync.report(Measured(sync.rows(), [], runs=runs))
