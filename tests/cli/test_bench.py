@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -94,6 +95,25 @@ def test_without_rsync_it_says_so_and_the_table_has_the_rest(
     assert sum(line.startswith("  packetfs") for line in done.lines) == 3
     assert any("reckoned, not measured" in line for line in done.lines)
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_rsync_that_left_something_out_is_told_to_have_moved_only_a_part(
+    cli: Cli, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    real = shutil.which("rsync")
+    if real is None:
+        pytest.skip("rsync is not installed")
+    (tmp_path / "bin").mkdir()
+    lossy = tmp_path / "bin" / "rsync"
+    lossy.write_text(f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *--stats*) exit 23;; esac\n')
+    lossy.chmod(0o755)
+
+    done = cli(
+        "bench", *versions, "--scratch", tmp_path / "scratch", env={"PATH": f"{lossy.parent}:{os.environ['PATH']}"}
+    )
+
+    assert sum(line.startswith("  rsync -az, in part  ") for line in done.lines) == 3
 
 
 @pytest.mark.parametrize("text", ["", "fast", "0mbit", "100mbit,", "100mbit,25", "-1mbit", "nanbit", "1mbit,1h"])
