@@ -163,5 +163,6 @@ def test_interrupted_while_rsync_runs_it_leaves_neither_files_nor_processes(
         _, err = process.communicate(timeout=120)
 
     assert process.returncode == 130, err
+    assert b"nothing was kept" in err
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not Path(f"/proc/{theirs}/cmdline").exists() or Path(f"/proc/{theirs}/cmdline").read_bytes() == b""

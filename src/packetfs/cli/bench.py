@@ -69,6 +69,7 @@ def bench(invocation: Invocation, *, versions: tuple[str, ...], links: tuple[str
     from packetfs.sync.sample import DESCRIPTION, SAMPLE_BYTES_MAX, write_sample
     from packetfs.sync.usage import prepare_process
 
+    invocation.after_interrupt = "nothing was kept, and nothing of yours was written to"
     if len(versions) not in (0, 2):
         raise UsageError("give two versions, OLD and NEW, or none for the built-in sample")
     between = [Link(*link(text, "--link")) for text in links]
