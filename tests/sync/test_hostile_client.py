@@ -4,6 +4,7 @@ It speaks the protocol by the rules of `wire.protocol.Client` or by frames of it
 which one message is replaced.
 """
 
+import gc
 import os
 import random
 import shutil
@@ -275,6 +276,28 @@ def test_the_scripts_of_these_tests_are_sound_where_they_do_not_lie(stage: Stage
         for tree in (file_at(*stage.file, place=place), directory_at(*stage.page, place=place + 4096)):
             peer.say(protocol.Begin(), protocol.Tree(tree))
             assert peer.refused(protocol.Commit("main", bytes(16))).code == "transfer-damaged"
+
+
+def test_of_a_peer_that_leaves_in_the_middle_nothing_stays(stage: Stage) -> None:
+    """Its session is gone at once, and with it the files that it had open: a server sees many such peers."""
+
+    def leave() -> None:
+        with Hostile(stage.volume) as peer:
+            leased = peer.greet().leased
+            assert leased is not None
+            place = leased.segment << OFFSET_BITS | leased.head
+            peer.say(protocol.Literals(body_at(stage.volume, lambda _: place)))
+
+    leave()  # what is made once is made
+    gc.collect()
+    before = sorted(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(5):
+            leave()
+        assert len(os.listdir("/proc/self/fd")) <= len(before)
+    finally:
+        gc.enable()
 
 
 # Literals

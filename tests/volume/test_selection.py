@@ -17,8 +17,24 @@ from tests.volume.conftest import Tree, grown, rested, stored
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 FILTER = ".pick"
-NAMES = ["a", "b", "ab", "a.o", "é", os.fsdecode(b"\xff"), "{a,b}", "[a]", "#a#", "!a", "x y", "-"]
-PARTS = ["a", "b", ".o", "*", "**", "?", "/", "[ab]", "[!a]", "[^[:alpha:]]", "[a-é]", "\\*", "é", os.fsdecode(b"\xff")]
+NAMES = ["a", "b", "ab", "a.o", "é", "à", "a ", os.fsdecode(b"\xff"), "{a,b}", "[a]", "#a#", "!a", "x y", "-"]
+PARTS = [
+    "a",
+    "b",
+    ".o",
+    "*",
+    "**",
+    "?",
+    "/",
+    "[ab]",
+    "[!a]",
+    "[^[:alpha:]]",
+    "[a-é]",
+    "\\*",
+    "é",
+    "à",
+    os.fsdecode(b"\xff"),
+]
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
 LINES = st.lists(st.sampled_from([*PARTS, "{a,b}", "#", "!", " ", "\\ ", "]", "-"]), min_size=1, max_size=5).map(
     "".join

@@ -88,7 +88,7 @@ def serve(
         try:
             serving.run()
         finally:
-            serving.keep()
+            serving.end()
 
 
 class _PeerGoneError(Exception):
@@ -230,7 +230,13 @@ class _Serving:
         except PacketFSError:
             raise _PeerGoneError from None
 
-    def keep(self) -> None:
+    def end(self) -> None:
+        """Keep what was received, and refer to nothing that refers to this: it is gone now, and its open files."""
+        self._keep()
+        self._incoming = None  # what this knows of the session, Python's collector does not see
+        self._answers.clear()
+
+    def _keep(self) -> None:
         """Make durable what was received and not committed."""
         if self._filling is None:
             return

@@ -91,6 +91,7 @@ class Follower:
         self, kind: "type[BaseException] | None", error: BaseException | None, traceback: "TracebackType | None"
     ) -> None:
         self._close_leases()
+        self._incoming = None  # it knows this object, in a way that Python's collector does not see
         if self._volume.space.open_entries >= PUBLISH_ENTRIES:
             self._volume.space.publish_index()
         self._lock.__exit__(kind, error, traceback)

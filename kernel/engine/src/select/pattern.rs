@@ -69,9 +69,23 @@ pub fn lines_of(bytes: &[u8], place: &str) -> Vec<Line> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).enumerate();
     lines
-        .filter(|(_, line)| !line.starts_with(b"#") && line.iter().any(|&byte| byte != b' '))
+        .map(|(index, line)| (index, without_last_spaces(line)))
+        .filter(|(_, line)| !line.starts_with(b"#") && !line.is_empty())
         .map(|(index, line)| Line { place: format!("{place}:{}", index + 1), pattern: line.to_vec() })
         .collect()
+}
+
+/// A line of a file as far as it means something: spaces at its end do if a backslash says so.
+fn without_last_spaces(line: &[u8]) -> &[u8] {
+    let (mut at, mut end) = (0, 0);
+    while at < line.len() {
+        let is_quoted = line[at] == b'\\';
+        at += 1 + usize::from(is_quoted);
+        if is_quoted || line[at - 1] != b' ' {
+            end = at.min(line.len());
+        }
+    }
+    &line[..end]
 }
 
 /// Bytes as text: each is the character of its number.
@@ -102,10 +116,10 @@ fn said(pattern: &[u8]) -> std::result::Result<String, &'static str> {
             b'\\' => {
                 let &next = pattern.get(at).ok_or("it ends with a backslash")?;
                 at += 1;
-                if next.is_ascii() {
+                if next.is_ascii() && !char::from(next).is_whitespace() {
                     said.push('\\');
                 }
-                said.push(next.into());
+                push_character(&mut said, next);
             }
             b'{' | b'}' => said.extend(['\\', byte.into()]),
             b'?' => said.push_str(&alternatives(&Set::all(), false)),
@@ -115,10 +129,21 @@ fn said(pattern: &[u8]) -> std::result::Result<String, &'static str> {
                 said.push_str(&alternatives(&set, pattern[at..after].contains(&b'/')));
                 at = after;
             }
-            _ => said.push(byte.into()),
+            _ => push_character(&mut said, byte),
         }
     }
     Ok(said)
+}
+
+/// Say one byte that means itself. The matcher cuts off what it takes for spaces at the end of a line, and the last
+/// byte of "\u{e0}" is one by its number; none in braces.
+fn push_character(said: &mut String, byte: u8) {
+    let character = char::from(byte);
+    if character.is_whitespace() {
+        said.extend(['{', character, '}']);
+    } else {
+        said.push(character);
+    }
 }
 
 /// Some bytes.
@@ -276,6 +301,17 @@ mod tests {
             assert!(is_excluded(pattern, matching), "{}", pattern.escape_ascii());
             assert!(!is_excluded(pattern, other), "{}", pattern.escape_ascii());
         }
+    }
+
+    #[test]
+    fn spaces_at_the_end_count_but_in_a_line_of_a_file() {
+        assert!(is_excluded(b"a ", b"a ") && !is_excluded(b"a ", b"a"));
+        assert!(is_excluded(b"a\t", b"a\t") && is_excluded(b" ", b" "));
+        for name in ["voil\u{e0}", "\u{c5}", "a\u{85}", "a\u{a0}"] {
+            assert!(is_excluded(name.as_bytes(), name.as_bytes()), "{name:?}");
+        }
+        let read: Vec<_> = lines_of(b"a  \n b\\  \n  \nc\\", "file").into_iter().map(|line| line.pattern).collect();
+        assert_eq!(read, [b"a".to_vec(), b" b\\ ".to_vec(), b"c\\".to_vec()]);
     }
 
     #[test]
