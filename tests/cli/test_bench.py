@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -96,6 +97,25 @@ def test_without_rsync_it_says_so_and_the_table_has_the_rest(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_an_rsync_that_left_something_out_is_told_to_have_moved_only_a_part(
+    cli: Cli, versions: tuple[Path, Path], tmp_path: Path
+) -> None:
+    real = shutil.which("rsync")
+    if real is None:
+        pytest.skip("rsync is not installed")
+    (tmp_path / "bin").mkdir()
+    lossy = tmp_path / "bin" / "rsync"
+    lossy.write_text(f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *--stats*) exit 23;; esac\n')
+    lossy.chmod(0o755)
+
+    done = cli(
+        "bench", *versions, "--scratch", tmp_path / "scratch", env={"PATH": f"{lossy.parent}:{os.environ['PATH']}"}
+    )
+
+    assert sum(line.startswith("  rsync -az, in part  ") for line in done.lines) == 3
+
+
 @pytest.mark.parametrize("text", ["", "fast", "0mbit", "100mbit,", "100mbit,25", "-1mbit", "nanbit", "1mbit,1h"])
 def test_a_link_that_is_none_is_an_error(cli: Cli, text: str) -> None:
     failed = cli("bench", "--json", "--link", text, code=2)
@@ -143,5 +163,6 @@ def test_interrupted_while_rsync_runs_it_leaves_neither_files_nor_processes(
         _, err = process.communicate(timeout=120)
 
     assert process.returncode == 130, err
+    assert b"nothing was kept" in err
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not Path(f"/proc/{theirs}/cmdline").exists() or Path(f"/proc/{theirs}/cmdline").read_bytes() == b""

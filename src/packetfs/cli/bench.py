@@ -69,6 +69,7 @@ def bench(invocation: Invocation, *, versions: tuple[str, ...], links: tuple[str
     from packetfs.sync.sample import DESCRIPTION, SAMPLE_BYTES_MAX, write_sample
     from packetfs.sync.usage import prepare_process
 
+    invocation.after_interrupt = "nothing was kept, and nothing of yours was written to"
     if len(versions) not in (0, 2):
         raise UsageError("give two versions, OLD and NEW, or none for the built-in sample")
     between = [Link(*link(text, "--link")) for text in links]
@@ -143,7 +144,7 @@ def _tell_rows(output: "Output", rows: "Sequence[Row]", links: "Sequence[Link]",
     table = [
         one
         for step in STEPS
-        for one in [(step, heads), *((f"  {row.subject}", _cells(row, links)) for row in ordered if row.step == step)]
+        for one in [(step, heads), *((_name(row), _cells(row, links)) for row in ordered if row.step == step)]
     ]
     left = max(len(name) for name, _ in table)
     full = [cells for _, cells in table if len(cells) == len(heads)]
@@ -155,6 +156,10 @@ def _tell_rows(output: "Output", rows: "Sequence[Row]", links: "Sequence[Link]",
         padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
         text.append(f"{name:<{left}}  {'  '.join(padded if len(cells) == len(heads) else cells)}")
     output.content("\n".join([*text, "", *_NOTES, ""]).encode("utf-8", "backslashreplace"))
+
+
+def _name(row: "Row") -> str:
+    return f"  {row.subject}{', in part' if row.moved is not None and row.why else ''}"
 
 
 def _cells(row: "Row", links: "Sequence[Link]") -> list[str]:

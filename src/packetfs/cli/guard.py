@@ -46,11 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _tell(invocation, UsageError(error.format_message()))
     except (KeyboardInterrupt, click.Abort):
-        interrupted = PacketFSError(
-            "interrupted",
-            code="interrupted",
-            hint="what was stored stays; run the same command again and it continues",
-        )
+        interrupted = PacketFSError("interrupted", code="interrupted", hint=invocation.after_interrupt)
         return _tell(invocation, interrupted, exit_code=EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _broken_pipe()

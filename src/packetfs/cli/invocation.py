@@ -32,6 +32,8 @@ class Invocation:
         self.arguments = arguments
         self.environment = environment
         self.flags: dict[str, Any] = {}
+        self.after_interrupt = "what was stored stays; run the same command again and it continues"
+        """What to tell who has stopped it."""
 
     @cached_property
     def settings(self) -> Settings:

@@ -441,7 +441,8 @@ class Rebuilt(Line, frozen=True, tag="rebuild", kw_only=True):
 
 
 class BenchRow(Line, frozen=True, tag="bench-row", kw_only=True):
-    """What one step took one subject. Of one that could not be had all figures are null, and `why` says the reason.
+    """What one step took one subject. Of one that could not be had all figures are null, and `why` says the reason;
+    if there are figures as well, they are not of all that there was.
 
     `wire_bytes` are both ways, without what ssh or TLS add; `seconds` and `cpu_s` of both sides, as measured here;
     `round_trips` is null where nobody has counted them, and they count as none in `links`.

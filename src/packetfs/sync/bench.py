@@ -197,7 +197,8 @@ def measure_rsync(
                 Row(step, subject, None, f"failed with exit code {ended.code}: {said[0] if said else 'silent'}")
             )
             break
-        rows.append(Row(step, subject, Moved(wire_bytes, None, seconds, cpu_s)))
+        why = f"exit code {ended.code}: not all of it could be read" if ended.code else ""
+        rows.append(Row(step, subject, Moved(wire_bytes, None, seconds, cpu_s), why))
     with TemporaryDirectory(dir=scratch) as unwanted:  # which also removes what its owner may not write to
         os.rename(copy, f"{unwanted}/copy")
     return rows

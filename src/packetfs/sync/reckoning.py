@@ -36,7 +36,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step of one subject; without `moved`, `why` there is nothing to tell."""
+    """One step of one subject. `why` says why there is no `moved`, or why it is not of all that there was."""
 
     step: Step
     subject: str
