@@ -60,7 +60,7 @@ PAGE = Part("The page", "bench.page")
 LISTS = {
     "bench": (
         Part(PROMISES, "bench.promises", ("--quick",)),
-        Part(HERE, "bench.compare", ("--runs", "1", "--large-mib", "128", "--no-trace")),
+        Part(HERE, "bench.compare", ("--runs", "1", "--workload", "large files", "--large-mib", "128", "--no-trace")),
         Part(
             "One directory made equal to another",
             "bench.sync",
