@@ -47,7 +47,7 @@ def lying(request: type, lie: Lie) -> Callable[[Connection], None]:
             try:
                 serving.run()
             finally:
-                serving.keep()
+                serving.end()
 
     return serve
 
