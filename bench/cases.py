@@ -38,6 +38,8 @@ SYNC = "packetfs sync"  # for the record: its goals are those of the push in it
 PUSH_TLS, PULL_TLS = "packetfs push, TLS", "packetfs pull, TLS"
 TLS = (PUSH_TLS, PULL_TLS)
 RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
+TAR_ZSTD = "tar + zstd -3 over TCP"
+STORES = ("restic", "borg", "casync")  # fill a repository or a store at the far side
 PATCH, PATCH_PLAIN = "zstd --patch-from", "zstd --patch-from, plain tar"
 
 
@@ -83,7 +85,7 @@ def cases() -> list[Case]:
 
 
 def _small_changes() -> list[Case]:
-    peers = (*RSYNC, "unison", "restic")
+    peers = (*RSYNC, "unison", "rclone", *STORES)
     everyone = (SESSION, PUSH, PULL, SYNC, *TLS, SSH, *peers)
     warm = (SESSION,)
 
@@ -205,13 +207,15 @@ def _version_pairs() -> list[Case]:
     ]
     ours = (SESSION, PUSH, PULL)
     goal = Goal(ours, "wire_bytes", 1.02, beside=(PATCH,), net_of_ssh=True)  # a patch has no channel either
-    subjects = (*ours, SSH, "rsync -az", "rsync -az -B4096", PATCH, PATCH_PLAIN, "xdelta3")
+    peers = (TAR_ZSTD, "rsync -az", "rsync -az -B4096", "rclone", *STORES)
+    subjects = (*ours, SSH, *peers, PATCH, PATCH_PLAIN, "xdelta3")
     return [Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True) for name, story, (old, new) in rows]
 
 
 def _first_copies() -> list[Case]:
     gigabit = Link(mbit_per_s=1_000)
     both = (PUSH, PULL)
+    peers = ("rsync -a", "rsync -az", "rsync -a daemon", "scp", "unison", "rclone", *STORES)
     return [
         Case(
             "first copy of the tree",
@@ -219,7 +223,7 @@ def _first_copies() -> list[Case]:
             None,
             _tree,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, SYNC, *TLS, "rsync -a", "rsync -az", "rsync -a daemon", "scp", "unison", "restic", PATCH),
+            (SESSION, *both, SYNC, *TLS, TAR_ZSTD, *peers, PATCH),
         ),
         Case(
             "first copy of a bundle",
@@ -227,7 +231,7 @@ def _first_copies() -> list[Case]:
             None,
             _bundle,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, "rsync -a", "rsync -az", "restic", PATCH),
+            (SESSION, *both, TAR_ZSTD, "rsync -a", "rsync -az", *STORES, PATCH),
         ),
         Case(
             "first copy of 1 GiB",
@@ -249,7 +253,7 @@ def _first_copies() -> list[Case]:
 def _far_away() -> list[Case]:
     far = Link(round_trip_ms=100)
     story = "web-sys 0.3.77, 1,664 files"
-    peers = ("rsync -a", "rsync -az", "unison", "restic")
+    peers = ("rsync -a", "rsync -az", "unison", "rclone", *STORES)
     return [
         Case(
             "100 ms, no-op",
