@@ -38,6 +38,8 @@ SYNC = "packetfs sync"  # for the record: its goals are those of the push in it
 PUSH_TLS, PULL_TLS = "packetfs push, TLS", "packetfs pull, TLS"
 TLS = (PUSH_TLS, PULL_TLS)
 RSYNC = ("rsync -a", "rsync -a -B4096", "rsync -az", "rsync -az -B4096")
+TAR_ZSTD = "tar + zstd -3 over TCP"
+STORES = ("restic", "borg", "casync")  # fill a repository or a store at the far side
 PATCH, PATCH_PLAIN = "zstd --patch-from", "zstd --patch-from, plain tar"
 
 
@@ -76,14 +78,15 @@ class Case:
 
 def cases() -> list[Case]:
     """All rows, in the order of the table."""
-    return [*_small_changes(), *_large_file(), *_version_pairs(), *_first_copies(), *_far_away(), *_memory(), _killed()]
+    changes = [*_small_changes(), *_large_file(), *_version_pairs(), _replaced(), _many_files()]
+    return [*changes, *_first_copies(), *_far_away(), *_memory(), _killed()]
 
 
 # The rows
 
 
 def _small_changes() -> list[Case]:
-    peers = (*RSYNC, "unison", "restic")
+    peers = (*RSYNC, "unison", "rclone", *STORES)
     everyone = (SESSION, PUSH, PULL, SYNC, *TLS, SSH, *peers)
     warm = (SESSION,)
 
@@ -205,13 +208,38 @@ def _version_pairs() -> list[Case]:
     ]
     ours = (SESSION, PUSH, PULL)
     goal = Goal(ours, "wire_bytes", 1.02, beside=(PATCH,), net_of_ssh=True)  # a patch has no channel either
-    subjects = (*ours, SSH, "rsync -az", "rsync -az -B4096", PATCH, PATCH_PLAIN, "xdelta3")
+    peers = (TAR_ZSTD, "rsync -az", "rsync -az -B4096", "rclone", *STORES)
+    subjects = (*ours, SSH, *peers, PATCH, PATCH_PLAIN, "xdelta3")
     return [Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True) for name, story, (old, new) in rows]
+
+
+def _replaced() -> Case:
+    return Case(
+        "256 MiB, replaced",
+        "one incompressible file, and then another of the same length and name: nothing can be saved",
+        _noise_256,
+        _replace_noise,
+        (Goal((SESSION, PUSH, PULL), "wire_bytes", 1.003, of_source=True),),
+        (SESSION, PUSH, PULL, SYNC, *TLS, SSH, TAR_ZSTD, "rsync -a", "rsync -az", "rclone", *STORES),
+    )
+
+
+def _many_files() -> Case:
+    return Case(
+        "100,000 files",
+        "100,000 files of 100 to 1,000 random bytes; 1 % get others, 200 are new, 200 are gone",
+        _hundred_thousand,
+        _edit_hundred_thousand,
+        (),
+        (SESSION, PUSH, PULL, SYNC, *TLS, SSH, TAR_ZSTD, *RSYNC, "unison", *STORES),  # rclone: a login for each file
+        full=True,
+    )
 
 
 def _first_copies() -> list[Case]:
     gigabit = Link(mbit_per_s=1_000)
     both = (PUSH, PULL)
+    peers = ("rsync -a", "rsync -az", "rsync -a daemon", "scp", "unison", "rclone", *STORES)
     return [
         Case(
             "first copy of the tree",
@@ -219,7 +247,7 @@ def _first_copies() -> list[Case]:
             None,
             _tree,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, SYNC, *TLS, "rsync -a", "rsync -az", "rsync -a daemon", "scp", "unison", "restic", PATCH),
+            (SESSION, *both, SYNC, *TLS, TAR_ZSTD, *peers, PATCH),
         ),
         Case(
             "first copy of a bundle",
@@ -227,7 +255,7 @@ def _first_copies() -> list[Case]:
             None,
             _bundle,
             (Goal(both, "wire_bytes", 0.77, beside=("rsync -az",)),),
-            (SESSION, *both, "rsync -a", "rsync -az", "restic", PATCH),
+            (SESSION, *both, TAR_ZSTD, "rsync -a", "rsync -az", *STORES, PATCH),
         ),
         Case(
             "first copy of 1 GiB",
@@ -249,7 +277,7 @@ def _first_copies() -> list[Case]:
 def _far_away() -> list[Case]:
     far = Link(round_trip_ms=100)
     story = "web-sys 0.3.77, 1,664 files"
-    peers = ("rsync -a", "rsync -az", "unison", "restic")
+    peers = ("rsync -a", "rsync -az", "unison", "rclone", *STORES)
     return [
         Case(
             "100 ms, no-op",
@@ -388,6 +416,23 @@ def _million(place: Path) -> None:
             (directory / f"{inner:03d}").write_bytes(dice.randbytes(100))
 
 
+def _hundred_thousand(place: Path) -> None:
+    _small_noise(place, directories=100, files_each=1_000)
+
+
+def _small_noise(place: Path, *, directories: int, files_each: int) -> None:
+    dice = random.Random(SEED)
+    for outer in range(directories):
+        directory = place / f"{outer:03d}"
+        directory.mkdir()
+        for inner in range(files_each):
+            (directory / f"{inner:04d}").write_bytes(dice.randbytes(dice.randint(100, 1_000)))
+
+
+def _edit_hundred_thousand(place: Path) -> None:
+    edit_small_files(place, changed=1_000, added=200, removed=200)
+
+
 def _pages(state: int, place: Path) -> None:
     """The data files of a small database, before (0) and after (1) two thousand transactions."""
     _emptied(place)
@@ -494,6 +539,32 @@ def _overwrite(place: Path) -> None:
         for _ in range(100):
             file.seek(dice.randrange(path.stat().st_size - 16))
             file.write(dice.randbytes(16))
+
+
+def edit_small_files(place: Path, *, changed: int, added: int, removed: int) -> None:
+    """Give some files other bytes of the same length, remove others, and put new ones beside what is there."""
+    dice = random.Random(SEED + 5)
+    files = _files(place)
+    chosen = dice.sample(files, changed + removed)
+    for path in chosen[:changed]:
+        Path(path).write_bytes(dice.randbytes(os.path.getsize(path)))
+    for path in chosen[changed:]:
+        os.unlink(path)
+    for number, path in enumerate(dice.sample(files, added)):
+        Path(path).with_name(f"new-{number:04d}").write_bytes(dice.randbytes(dice.randint(100, 1_000)))
+
+
+def _replace_noise(place: Path) -> None:
+    _replace_with_noise(place / "noise.bin")
+
+
+def _replace_with_noise(path: Path) -> None:
+    """As a program saves that writes anew: the same name and length, no byte in its place."""
+    dice = random.Random(SEED + 6)
+    left = path.stat().st_size
+    with path.open("wb") as file:
+        while left:
+            left -= file.write(dice.randbytes(min(left, MIB)))
 
 
 def _insert_byte(place: Path) -> None:

@@ -424,7 +424,7 @@ UseDNS no
 PrintMotd no
 PrintLastLog no
 Subsystem sftp internal-sftp
-SetEnv UNISON={home}/unison XDG_DATA_HOME={home}/data XDG_CACHE_HOME={home}/cache
+SetEnv HOME={home} UNISON={home}/unison XDG_DATA_HOME={home}/data XDG_CACHE_HOME={home}/cache
 """
         )
         sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "sshd"

@@ -7,11 +7,14 @@ is to be found. It measures nothing itself and knows no case; bench/harness.py p
 from __future__ import annotations
 
 from bench.harness import Subject
+from bench.movers.borg import Borg
+from bench.movers.casync import Casync
 from bench.movers.local import Copy, Find
 from bench.movers.lsyncd import Lsyncd
 from bench.movers.packetfs import PacketFSPull, PacketFSPush, PacketFSSession, PacketFSSync
 from bench.movers.packetfs_tls import PullOverTLS, PushOverTLS, SyncOverTLS
 from bench.movers.patches import Xdelta, ZstdPatch
+from bench.movers.rclone import Rclone
 from bench.movers.restic import Restic
 from bench.movers.rsync import BLOCKS, Rsync, RsyncDaemon
 from bench.movers.ssh import Scp, SshAlone
@@ -32,6 +35,7 @@ def everyone() -> list[Subject]:
         SyncOverTLS(),
         SshAlone(),
         Tar(),
+        Tar(compressed=True),
         Rsync(),
         Rsync(*BLOCKS),
         Rsync("-z"),
@@ -42,7 +46,10 @@ def everyone() -> list[Subject]:
         Unison(),
         Syncthing(),
         Lsyncd(),
+        Rclone(),
         Restic(),
+        Borg(),
+        Casync(),
         ZstdPatch(),
         ZstdPatch(plain=True),
         Xdelta(),

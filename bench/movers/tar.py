@@ -10,7 +10,8 @@ from bench.harness import FAR, Reading, Scene
 from bench.movers.mover import Mover
 
 PORT = 8740
-SEND = 'exec tar -C "$1" -cf - . >"/dev/tcp/$2/$3"'  # bash opens the connection
+SEND = 'exec tar -C "$1" "${@:4}" -cf - . >"/dev/tcp/$2/$3"'  # bash opens the connection
+ZSTD = ("--use-compress-program", "zstd -3")  # tar adds `-d` to extract
 # Waits for one connection and becomes the tar that reads it: nothing stands between the network and tar, and nothing
 # but tar is counted. Only the bare module of sockets is loaded, for Python's memory until then is counted as well.
 RECEIVE = """
@@ -27,14 +28,14 @@ os.execvp(sys.argv[3], sys.argv[3:])
 class Tar(Mover):
     """`tar -c | tar -x` over a plain connection into an empty directory: everything, whatever is there already."""
 
-    name = "tar over TCP"
-    program = "tar"
-    package = "tar"
     version_command = ("tar", "--version")
     promise = "copies everything, always; in clear, checked by nobody; whole seconds"
     forgets = frozenset({"mtime", "directory mtime"})
 
-    def __init__(self) -> None:
+    def __init__(self, *, compressed: bool = False) -> None:
+        self.name = "tar + zstd -3 over TCP" if compressed else "tar over TCP"
+        self.program = self.package = "zstd" if compressed else "tar"  # the one that may be missing
+        self._options = ZSTD if compressed else ()
         self._receiver: subprocess.Popen[bytes] | None = None
 
     def prepare(self, scene: Scene) -> None:
@@ -42,7 +43,7 @@ class Tar(Mover):
 
     def command(self, scene: Scene) -> list[str | Path]:
         host, port = scene.machines.reached(PORT)
-        return ["bash", "-c", SEND, "bash", scene.source, host, str(port)]
+        return ["bash", "-c", SEND, "bash", scene.source, host, str(port), *self._options]
 
     def run(self, scene: Scene) -> Reading:
         receiver = self.receive(scene)
@@ -52,7 +53,7 @@ class Tar(Mover):
         """Start what waits at the far side for one copy, and ends with it."""
         target = self.arrived(scene)
         target.mkdir(exist_ok=True)
-        extract: list[str | Path] = ["tar", "-C", target, "-xpf", "-"]
+        extract: list[str | Path] = ["tar", "-C", target, *self._options, "-xpf", "-"]
         receive: list[str | Path] = [sys.executable, "-I", "-S", "-c", RECEIVE, FAR, str(PORT), *extract]
         self._receiver = scene.machines.serve(receive, PORT)
         return self._receiver

@@ -235,6 +235,32 @@ def test_a_hundred_places_are_overwritten_and_the_length_stays(tmp_path: Path) -
     assert 1_000 < sum(a != b for a, b in zip(old, new, strict=True)) <= 1_600
 
 
+def test_small_files_are_changed_added_and_removed_in_the_numbers_that_the_case_says(tmp_path: Path) -> None:
+    rows._small_noise(tmp_path, directories=3, files_each=100)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    rows.edit_small_files(tmp_path, changed=30, added=6, removed=7)
+
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    both = before.keys() & after.keys()
+    assert (len(after.keys() - before.keys()), len(before.keys() - after.keys())) == (6, 7)
+    assert sum(before[path] != after[path] for path in both) == 30
+    assert all(len(before[path]) == len(after[path]) for path in both)
+
+
+def test_what_is_replaced_keeps_its_length_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "noise.bin"
+    path.write_bytes(before := random.Random(1).randbytes(rows.MIB + 100))
+
+    rows._replace_with_noise(path)
+
+    after = path.read_bytes()
+    assert len(after) == len(before)
+    assert not {before[at : at + 16] for at in range(0, len(before), 16)} & {
+        after[at : at + 16] for at in range(len(after) - 15)
+    }
+
+
 def test_one_byte_is_inserted_at_the_front(tmp_path: Path) -> None:
     (tmp_path / "noise.bin").write_bytes(b"content")
 
