@@ -18,6 +18,7 @@ from bench.harness import Reading, counted_round_trips
 from bench.movers import everyone
 from bench.movers.patches import times_column
 from bench.transfer import Measured, Run, judge, report, shown
+from bench.workloads import MIB
 
 
 def case(*goals: Goal, subjects: tuple[str, ...] = ("packetfs push", "ssh alone", "rsync -a", "scp")) -> Case:
@@ -250,7 +251,7 @@ def test_small_files_are_changed_added_and_removed_in_the_numbers_that_the_case_
 
 def test_what_is_replaced_keeps_its_length_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "noise.bin"
-    path.write_bytes(before := random.Random(1).randbytes(rows.MIB + 100))
+    path.write_bytes(before := random.Random(1).randbytes(MIB + 100))
 
     rows._replace_with_noise(path)
 
