@@ -4,6 +4,8 @@
 //! `incoming.rs`. What comes from a peer is hostile: nothing is written beyond the length that was agreed on, and no
 //! window is larger than [`STREAM_WINDOW_LOG`].
 
+use std::collections::HashSet;
+
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, InBuffer, OutBuffer, get_error_name, zstd_sys};
 use zstd_sys::ZSTD_EndDirective;
 
@@ -96,16 +98,19 @@ impl Encoder {
     pub fn encode_unless_raw(&mut self, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<Coding> {
         check_lengths(raw.len(), base.len())?;
         let from = out.len();
-        if !base.is_empty() && !raw.is_empty() {
+        let may_compress = is_compressible(raw)?;
+        if !base.is_empty() && !raw.is_empty() && (may_compress || may_have_in_common(raw, base)) {
             delta(raw, base, out)?;
             // A sixteenth is beyond what a stream gives; else the same without the base tells whether the base helped.
+            // By itself it is hardly longer than it is.
             let length = out.len() - from;
-            if length < raw.len() / 16 || length + length / 8 < alone(raw)? {
+            let threshold = length + length / 8;
+            if length < raw.len() / 16 || (threshold < raw.len() && threshold < alone(raw)?) {
                 return Ok(Coding::Delta);
             }
             out.truncate(from);
         }
-        if !is_compressible(raw)? {
+        if !may_compress {
             return Ok(Coding::Raw);
         }
         self.stream(raw, out)?;
@@ -367,6 +372,40 @@ fn is_compressible(raw: &[u8]) -> Result<bool> {
     Ok(coded < taken - taken / 50)
 }
 
+/// Whether `raw` and `base` share any run of some hundred bytes, as far as one position in 256 tells.
+///
+/// What holds noise in the place of other noise (encrypted and compressed files) would be coded for nothing, at a tenth
+/// of the speed. Runs that are short are always tried. A wrong answer costs time or bytes, and nothing else.
+fn may_have_in_common(raw: &[u8], base: &[u8]) -> bool {
+    if raw.len() < LARGE_RUN_BYTES {
+        return true;
+    }
+    let seen: HashSet<u64> = marks(raw).take(raw.len() / 64).collect();
+    seen.len() < raw.len() / 1024 || marks(base).any(|mark| seen.contains(&mark))
+}
+
+/// The gear hash (Xia et al., "Ddelta", 2014) of the 64 bytes before each position where its first byte is 0.
+fn marks(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let mut hash = 0u64;
+    bytes.iter().enumerate().filter_map(move |(at, &byte)| {
+        hash = (hash << 1).wrapping_add(GEAR[usize::from(byte)]);
+        (hash >> 56 == 0 && at >= 64).then_some(hash)
+    })
+}
+
+/// A number for each byte, by SplitMix64 (Steele et al., 2014).
+const GEAR: [u64; 256] = {
+    let (mut table, mut at, mut state) = ([0; 256], 0, 0u64);
+    while at < 256 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        table[at] = mixed ^ (mixed >> 31);
+        at += 1;
+    }
+    table
+};
+
 fn no_memory() -> Error {
     let source = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
     Error::io("code", "literals", source)
@@ -556,6 +595,19 @@ mod tests {
         let coding = Encoder::new().encode(&text(1, 50_000), &noise(9, 50_000), &mut coded).unwrap();
 
         assert_eq!(coding, Coding::Stream);
+    }
+
+    #[test]
+    fn noise_is_coded_against_other_noise_where_they_share_a_little() {
+        for length in [LARGE_RUN_BYTES, 1 << 20, PIECE_BYTES] {
+            let (base, mut raw) = (noise(1, 2 * length), noise(2, length));
+            assert!(!may_have_in_common(&raw, &base));
+            for place in (0..length - 1000).step_by(length / 64) {
+                raw[place..place + 1000].copy_from_slice(&base[length / 2 + place..length / 2 + place + 1000]);
+            }
+            assert!(may_have_in_common(&raw, &base));
+        }
+        assert!(may_have_in_common(&vec![0; PIECE_BYTES], &noise(1, PIECE_BYTES)), "what repeats itself says nothing");
     }
 
     #[test]
