@@ -1,6 +1,7 @@
 """What every test may lean on: how long to search, and nothing else."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("soak" if config.getoption("--soak") else "check")
+
+
+@pytest.fixture(autouse=True)
+def keyboard() -> Iterator[None]:
+    """A shell lets what it runs in the background ignore the keyboard, and so do tests where they are run there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sysconfig
 import tempfile
@@ -43,14 +42,6 @@ class Result:
         """The one event of that name."""
         (found,) = (event for event in self.events if event["event"] == name)
         return found
-
-
-@pytest.fixture(autouse=True)
-def keyboard() -> Iterator[None]:
-    """A shell lets what it runs in the background ignore the keyboard, and so these tests where they are run there."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 Run = Callable[..., Result]
