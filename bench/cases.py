@@ -231,7 +231,7 @@ def _many_files() -> Case:
         _hundred_thousand,
         _edit_hundred_thousand,
         (),
-        (SESSION, PUSH, PULL, SYNC, *TLS, SSH, TAR_ZSTD, *RSYNC, "unison", *STORES),  # rclone: a login for each file
+        (SESSION, PUSH, PULL, SYNC, *TLS, SSH, TAR_ZSTD, *RSYNC, "unison", *STORES),  # rclone was not tried
         full=True,
     )
 
