@@ -98,11 +98,11 @@ impl Encoder {
     pub fn encode_unless_raw(&mut self, raw: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<Coding> {
         check_lengths(raw.len(), base.len())?;
         let from = out.len();
-        let may_compress = is_compressible(raw)?;
-        if !base.is_empty() && !raw.is_empty() && (may_compress || may_have_in_common(raw, base)) {
+        let is_tried = raw.len() < LARGE_RUN_BYTES || is_compressible(raw)? || may_have_in_common(raw, base);
+        if !base.is_empty() && !raw.is_empty() && is_tried {
             delta(raw, base, out)?;
             // A sixteenth is beyond what a stream gives; else the same without the base tells whether the base helped.
-            // By itself it is hardly longer than it is.
+            // Nothing is longer than `raw` by itself: where that decides, it is not coded again.
             let length = out.len() - from;
             let threshold = length + length / 8;
             if length < raw.len() / 16 || (threshold < raw.len() && threshold < alone(raw)?) {
@@ -110,7 +110,7 @@ impl Encoder {
             }
             out.truncate(from);
         }
-        if !may_compress {
+        if !is_compressible(raw)? {
             return Ok(Coding::Raw);
         }
         self.stream(raw, out)?;
@@ -375,11 +375,8 @@ fn is_compressible(raw: &[u8]) -> Result<bool> {
 /// Whether `raw` and `base` share any run of some hundred bytes, as far as one position in 256 tells.
 ///
 /// What holds noise in the place of other noise (encrypted and compressed files) would be coded for nothing, at a tenth
-/// of the speed. Runs that are short are always tried. A wrong answer costs time or bytes, and nothing else.
+/// of the speed. A wrong answer costs time or bytes, and nothing else.
 fn may_have_in_common(raw: &[u8], base: &[u8]) -> bool {
-    if raw.len() < LARGE_RUN_BYTES {
-        return true;
-    }
     let seen: HashSet<u64> = marks(raw).take(raw.len() / 64).collect();
     seen.len() < raw.len() / 1024 || marks(base).any(|mark| seen.contains(&mark))
 }
