@@ -8,7 +8,7 @@ A call takes and gives *batches*; the GIL is released while the engine works. Wh
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias, final, type_check_only
+from typing import Literal, Protocol, TypeAlias, final, type_check_only
 
 from typing_extensions import Buffer
 
@@ -651,7 +651,7 @@ def checkout(
     root: Page | Entry | Sequence[Entry],
     target: bytes,
     *,
-    base: tuple[Page, int, bool] | None,
+    base: tuple[Page, int, Literal["written", "alone", "read"]] | None,
     delete: bool,
     dry_run: bool,
     owner: bool,
@@ -672,8 +672,10 @@ def checkout(
     attributes and (with `owner`) owner, at the end and by descriptor; a target of somebody else's is filled only, and
     counted in `owners`. A sequence stands for entries under their own names.
 
-    `base` is the page that `target` was last written from, the `left_ns` of that checkout, and False; or the page that
-    it was read and stored as, a time before which nothing had changed since, and True. With `owner`, owners are
+    `base` is the page that `target` was last written from, the `left_ns` of that checkout, and "written", or "alone" if
+    nobody else writes there: then a directory that stays as it was with all beneath it is not looked into, unless its
+    own mode, owner or time are others now. Or it is the page that `target` was read and stored as, a time before which
+    nothing had changed since, and "read". With `owner`, owners are
     those that the entries name, as `owner_number("user" | "group", name)` knows them (asked once for each), or with
     `numeric` their numbers; `user` and `group` take their place.
 

@@ -130,12 +130,16 @@ def test_a_pull_that_is_stopped_is_finished_by_running_it_again(
 def test_a_verification_that_is_stopped_goes_on_and_a_rebuild_begins_again(
     tmp_path: Path, run: Run, start: Start, many: Many
 ) -> None:
-    source, volume = tmp_path / "source", tmp_path / "volume"
+    source, volume, whole = tmp_path / "source", tmp_path / "volume", tmp_path / "whole"
     grow(source, 3)
     run("push", source, f"{volume}::main")
+    shutil.copytree(volume, whole)
     log = run("log", f"{volume}::main").out
     kills = Kills(many(6, 200), "verify", 0.3)
     for seed, number in alternating(kills):
+        if seed % 40 == 0:  # a volume can be rebuilt 64 times
+            shutil.rmtree(volume)
+            shutil.copytree(whole, volume)
         if seed % 4 < 2:
             stopped(kills, start("verify", volume), number)
         else:

@@ -12,8 +12,8 @@ import pytest
 
 from packetfs import kernel
 from packetfs.errors import BusyError, DamagedError, RefusedError, UnavailableError
-from packetfs.format.address import epoch_of, segment_of
-from packetfs.volume import Volume, sources_of
+from packetfs.format.address import OFFSET_BITS, SEGMENT_BYTES, epoch_of, offset_of, segment_number, segment_of
+from packetfs.volume import Volume, refs, sources_of
 from packetfs.volume.journal import alone
 from packetfs.volume.rebuild import _put_in_place, rebuild
 from packetfs.volume.tables import HEADER_BYTES, table_shape
@@ -75,6 +75,33 @@ def test_a_journal_can_be_lost_again_and_again(lost: Path, source: Path) -> None
         (lost / "journal.db").unlink()
         assert rebuild(lost).epoch == epoch
     assert history(lost) == before
+
+
+def test_after_the_last_epoch_nothing_is_rebuilt_and_until_then_everything(lost: Path, source: Path) -> None:
+    before = history(lost)
+    for _ in range(64):
+        (lost / "journal.db").unlink()
+        rebuild(lost)
+    with Volume.open(lost) as volume:
+        assert volume.epoch == 4033
+        (source / "new").write_bytes(b"at an address with all its bits")
+        assert (snapshot := volume.push(sources_of([source]), "main").snapshot) is not None
+        assert stored(volume, snapshot) == on_disk(source)
+        segment, seq = segment_number(4033, 1), volume.position.seq
+        with volume.journal.reading() as db:
+            within = refs.entries_within(db, segment << OFFSET_BITS, SEGMENT_BYTES)
+            ends = refs.entry_ends(db, volume.keys, (1 << 63) - 1)
+            entry = refs.entry_at(db, volume.keys, seq - 1)
+        assert entry is not None
+        assert (entry[1], entry[0]) == within[0]
+        assert segment_of(within[0][0]) == segment
+        assert 0 < offset_of(within[0][0] + len(within[0][1])) < ends[segment]
+    assert len(history(lost)) == len(before) + 1
+    (lost / "journal.db").rename(lost / "kept")
+    with pytest.raises(RefusedError, match="used up"):
+        rebuild(lost)
+    (lost / "kept").rename(lost / "journal.db")
+    assert len(history(lost)) == len(before) + 1
 
 
 def test_an_empty_volume_comes_back_empty(tmp_path: Path) -> None:

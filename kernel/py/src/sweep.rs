@@ -12,7 +12,7 @@ use crate::select::{Patterns, Selection};
 use crate::space::{Lease, Space};
 use packetfs_engine::checkout::spare::Care;
 use packetfs_engine::checkout::{
-    self as engine_checkout, Action, Before, Change, Missed, OnProgress, OwnerName, Owners, Report, Root,
+    self as engine_checkout, Action, Before, Change, How, Missed, OnProgress, OwnerName, Owners, Report, Root,
 };
 use packetfs_engine::ingest::{
     self as engine_ingest, Host, LeaseHandle, Options, Origin, Owner, ProblemKind, Progress, Source,
@@ -21,6 +21,7 @@ use packetfs_engine::itemize::letters;
 use packetfs_engine::page::decode_root;
 use packetfs_engine::{Error, Result, unverified};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -494,7 +495,7 @@ pub fn checkout(
     space: Bound<'_, Space>,
     root: RootArgument<'_>,
     target: Vec<u8>,
-    base: Option<(PageArgument, i64, bool)>,
+    base: Option<(PageArgument, i64, String)>,
     delete: bool,
     dry_run: bool,
     owner: bool,
@@ -517,8 +518,7 @@ pub fn checkout(
         }
     };
     let target = path_of(target);
-    let before = |(page, left_ns, was_read)| Ok::<_, PyErr>(Before { page: page_from(&page)?, left_ns, was_read });
-    let base = base.map(before).transpose()?;
+    let base = base.map(before_from).transpose()?;
     let owners = Owners { restore: owner, numeric, user, group };
     let exclude = exclude.map(|patterns| patterns.get().value.clone());
     let care = Care { exclude, backup: backup.map(path_of), delete_max, checksum };
@@ -529,6 +529,16 @@ pub fn checkout(
         engine_checkout::checkout_from(&**engine, &root, base.as_ref(), &target, &options, &mut on_progress)
     });
     done.map(|value| Checkout { value }).map_err(|error| raised(py, error))
+}
+
+fn before_from((page, left_ns, how): (PageArgument, i64, String)) -> PyResult<Before> {
+    let how = match how.as_str() {
+        "written" => How::Written,
+        "alone" => How::Alone,
+        "read" => How::Read,
+        other => return Err(PyValueError::new_err(format!("a target cannot be {other:?}"))),
+    };
+    Ok(Before { page: page_from(&page)?, left_ns, how })
 }
 
 /// See `_kernel.pyi`.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from packetfs import kernel
 from packetfs.errors import NotFoundError, RefusedError, UnavailableError, UsageError, disk_error
@@ -121,6 +121,7 @@ def pull(
     check_space: bool = True,
     ownership: Ownership = AS_STORED,
     found: tuple[Page, int] | None = None,
+    alone: bool = False,
     progress: Callable[[Progress], None] | None = None,
     report: Callable[[Sequence[Change]], None] | None = None,
 ) -> PullReport:
@@ -131,6 +132,10 @@ def pull(
     report; everything else is done. If this raises, or the machine stops, each name is old or new, and running it again
     continues. Bytes are verified before anybody can see them: DamagedError instead of a wrong file. With `check_space`
     nothing is written when it cannot fit: UnavailableError `not-enough-space`.
+
+    `found` is the page that the target was just read and stored as, and a time before which nothing had changed since.
+    With `alone` nobody but pulls has written there since the last one, as far as the directories' own times tell: one
+    that stays as it was is not looked into.
     """
     entry = volume.entry(snapshot, path) if path else volume.root(snapshot)
     directory = os.fsencode(target)
@@ -173,7 +178,7 @@ def pull(
             volume.space,
             root,
             existing,
-            base=_base(before, found) if page is not None else None,
+            base=_base(before, found, alone=alone) if page is not None else None,
             delete=delete,
             dry_run=dry_run,
             owner=ownership.restore,
@@ -213,11 +218,13 @@ def pull(
     )
 
 
-def _base(before: tuple[Page, int] | None, found: tuple[Page, int] | None) -> tuple[Page, int, bool] | None:
+def _base(
+    before: tuple[Page, int] | None, found: tuple[Page, int] | None, *, alone: bool
+) -> tuple[Page, int, Literal["written", "alone", "read"]] | None:
     """What the kernel is told of the target as it is: what it was read as just now, or last written from."""
     if found is not None:
-        return (*found, True)
-    return (*before, False) if before is not None else None
+        return (*found, "read")
+    return (*before, "alone" if alone else "written") if before is not None else None
 
 
 def _remember(left: Left, before: tuple[Page, int] | None, page: Page, done: kernel.Checkout) -> None:

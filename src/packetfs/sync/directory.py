@@ -167,11 +167,11 @@ class Found:
 
 
 @contextmanager
-def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> Iterator[tuple[int, Callable[[], None]]]:
+def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> Iterator[tuple[int, Callable[[], int]]]:
     """Within the block nobody else checks out into the directory: not a session either whose client was killed.
 
-    Gives when a checkout had last begun, and what to call when one begins. Several may read at once. BusyError if
-    somebody is longer at it than one waits.
+    Gives when a checkout had last begun, and what to call when one begins, which says when that was. Several may read
+    at once. BusyError if somebody is longer at it than one waits.
     """
     path = f"{directory.volume}.lock"
     try:
@@ -184,8 +184,13 @@ def in_turn(directory: Directory, *, writes: bool, wait_s: float, env: Env) -> I
             hint="run it again when that one has ended",
             path=str(directory),
         )
+
+    def begin() -> int:
+        os.utime(lock.fileno())
+        return os.fstat(lock.fileno()).st_mtime_ns
+
     with lock:
-        yield os.fstat(lock.fileno()).st_mtime_ns, lambda: os.utime(lock.fileno())
+        yield os.fstat(lock.fileno()).st_mtime_ns, begin
 
 
 def ingest(
@@ -230,6 +235,7 @@ def check_out(
     said: protocol.Checkout,
     *,
     found: tuple[Page, int] | None,
+    alone: bool,
     progress: Callable[[Progress], None],
     report: Callable[[Sequence[Change]], None],
 ) -> protocol.CheckedOut:
@@ -248,6 +254,7 @@ def check_out(
             check_space=said.check_space,
             ownership=checkout.Ownership(restore=said.owners, numeric=said.numeric),
             found=found,
+            alone=alone,
             progress=progress,
             report=report if said.tell else None,
         )

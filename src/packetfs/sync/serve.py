@@ -122,6 +122,7 @@ class _Serving:
         self._replica: Replica | None = None
         self._directory: Directory | None = None
         self._found: Found | None = None
+        self._written: tuple[int, protocol.Checkout] | None = None
         self._committed: Snapshot | None = None
         self._told_s = 0.0
         self._told = 0
@@ -504,6 +505,8 @@ class _Serving:
         meant = self._meant()
         self._told_s, self._told = self._env.monotonic_s(), 0
         found, self._found = self._found, None
+        before, self._written = self._written, None
+        asked = replace(said, id=b"")
         if said.id:
             named = self.volume.snapshot(said.id)
             snapshot, what = (None if named is None else named[0]), f"there is no snapshot {said.id[:6].hex()} here"
@@ -513,19 +516,23 @@ class _Serving:
             raise NotFoundError(what, code="snapshot-not-found")
         with directory.in_turn(meant, writes=True, wait_s=self._lock_wait_s, env=self._env) as (written_ns, begin):
             if found is not None and found.is_as(snapshot, said, written_ns):
-                counted = snapshot.statistics
-                done = protocol.CheckedOut(0, 0, 0, 0, counted.files + counted.directories + counted.symlinks)
+                done = protocol.CheckedOut(0, 0, 0, 0, unchanged=_names(snapshot))
             else:
-                begin()
+                alone, began_ns = before == (written_ns, asked), begin()
                 done = directory.check_out(
                     self.volume,
                     meant,
                     snapshot,
                     said,
                     found=None if found is None else found.base(said, written_ns),
+                    alone=alone,
                     progress=self._tell,
                     report=self._tell_changes,
                 )
+                if alone:  # most of them have not been looked at
+                    done = replace(done, unchanged=_names(snapshot) - done.created - done.replaced - done.metadata)
+                if not done.missed and not done.not_deleted:
+                    self._written = (began_ns, asked)
         yield replace(
             done,
             disk_bytes=self.volume.status().disk_bytes,
@@ -700,6 +707,11 @@ def _make_room(path: str) -> None:
         files.make_directory(path)
     except OSError as error:
         raise disk_error("create", path, error.errno or 0) from None
+
+
+def _names(snapshot: Snapshot) -> int:
+    counted = snapshot.statistics
+    return counted.files + counted.directories + counted.symlinks
 
 
 def _told(rows: Sequence[Ranges]) -> list[protocol.Reclaimed] | None:

@@ -136,7 +136,7 @@ def entries_after(db: apsw.Connection, keys: Keys, seq: int, until_seq: int) -> 
     """Entries after `seq`, up to `until_seq`: a page of (entry, bytes, address), in order."""
     statement = "SELECT seq, hash, entry, address FROM journal WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
     rows = select(db, (int, bytes, bytes, int), statement, (seq, until_seq, _PAGE))
-    return [(_checked(keys, row[0], row[1], row[2]), row[2], row[3]) for row in rows]
+    return [(_checked(keys, row[0], row[1], row[2]), row[2], _address(row[3])) for row in rows]
 
 
 def entry_at(db: apsw.Connection, keys: Keys, seq: int) -> tuple[bytes, int] | None:
@@ -144,19 +144,19 @@ def entry_at(db: apsw.Connection, keys: Keys, seq: int) -> tuple[bytes, int] | N
     rows = select(db, (bytes, bytes, int), "SELECT hash, entry, address FROM journal WHERE seq = ?", (seq,))
     for hash_, data, address in rows:
         _checked(keys, seq, hash_, data)
-        return data, address
+        return data, _address(address)
     return None
 
 
 def entries_within(db: apsw.Connection, address: int, length: int) -> list[tuple[int, bytes]]:
     """Address and bytes of each journal entry that is stored in a range; unchecked."""
     return [
-        (row[0], row[1])
+        (_address(row[0]), row[1])
         for row in select(
             db,
             (int, bytes),
-            "SELECT address, entry FROM journal WHERE address >= ? AND address < ? ORDER BY address",
-            (address, address + length),
+            "SELECT address, entry FROM journal WHERE address BETWEEN ? AND ? ORDER BY address",
+            (_column(address), _column(address + length - 1)),
         )
     ]
 
@@ -206,7 +206,7 @@ def moved(db: apsw.Connection, *, data: bytes, position: Position, address: int,
 
 def entered(db: apsw.Connection, *, data: bytes, position: Position, address: int) -> None:
     """Write an entry, and nothing that follows from it."""
-    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, address))
+    db.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (position.seq, position.hash, data, _column(address)))
 
 
 def forgotten(db: apsw.Connection, forget: Forget) -> None:
@@ -255,8 +255,17 @@ def entry_ends(db: apsw.Connection, keys: Keys, until_ns: int) -> dict[int, int]
     else:
         return {}
     statement = "SELECT max(address + length(entry)) FROM journal WHERE seq <= ? GROUP BY address >> ?"
-    ends = [row[0] + MAC_BYTES for row in select(db, (int,), statement, (seq, OFFSET_BITS))]
+    ends = [_address(row[0]) + MAC_BYTES for row in select(db, (int,), statement, (seq, OFFSET_BITS))]
     return {segment_of(end - 1): offset_of(end - 1) + 1 for end in ends}
+
+
+def _column(address: int) -> int:
+    """An address as its column has it: SQLite's integers have a sign (docs/formats/journal.md)."""
+    return address - (1 << 64) if address >> 63 else address
+
+
+def _address(column: int) -> int:
+    return column % (1 << 64)
 
 
 def clear(db: apsw.Connection) -> None:

@@ -653,7 +653,7 @@ class Follow(_Message, frozen=True, array_like=True):
 class Entry(_Message, frozen=True, array_like=True):
     """An entry of the journal. Of a commit that `carries` its snapshot LITERALS and TREE follow."""
 
-    address: Natural
+    address: Annotated[int, Meta(ge=0)]  # of 64 bits, as all that MessagePack has
     """Where it rests."""
     data: Annotated[bytes, Meta(max_length=64 << 10)]
     carries: bool = False

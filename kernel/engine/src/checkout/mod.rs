@@ -88,9 +88,21 @@ pub struct Before {
     pub page: PageRef,
     /// The time of its file system then. What has not been changed since is as it was stored, attributes included.
     pub left_ns: i64,
-    /// It was not written from that directory, but read and stored as it: so every file had its content then, and need
-    /// not be written anew to get another time.
-    pub was_read: bool,
+    /// How it came to be as that directory, and what is promised of the time since.
+    pub how: How,
+}
+
+/// How a target came to be as a stored directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It was written from it.
+    Written,
+    /// It was written from it, and nobody but us writes there: a directory that stays the same, with all beneath it, is
+    /// not looked into, unless its own mode, owner or time are others now.
+    Alone,
+    /// It was not written from it, but read and stored as it: so every file had its content then, and need not be
+    /// written anew to get another time.
+    Read,
 }
 
 /// An owner as a snapshot calls it.
@@ -357,6 +369,27 @@ impl Places {
     }
 }
 
+/// The stored directory that a root is, if it is one.
+fn root_page(root: &Root) -> Option<PageRef> {
+    match root {
+        Root::Directory(page) => Some(*page),
+        Root::Whole(entry) => entry.page(),
+        Root::Entries(_) => None,
+    }
+}
+
+/// Whether a directory is to be what it was written as, and its own mode, owner and time do not say otherwise.
+fn is_as_left(entry: &Entry, found: &Found, was: &Was, attributes: &Attributes) -> bool {
+    let same = match was {
+        Was::Same => true,
+        Was::Other(was) => {
+            was.page().map(|page| page.digest) == entry.page().map(|page| page.digest) && was.xattrs == entry.xattrs
+        }
+        Was::Unknown => false,
+    };
+    same && entry.page().is_some() && found.is_directory() && !Differs::of(found, attributes).any()
+}
+
 /// Owner and group of what this process creates, where no directory says otherwise.
 fn creator() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
@@ -550,8 +583,8 @@ struct Checkout<'a, 's, S: Source> {
     owners: [HashMap<Vec<u8>, Option<u32>>; 2],
     /// When, and on which device, the target was last left; before all times if that is not known.
     left: (i64, u64),
-    /// Whether it was read then.
-    was_read: bool,
+    /// How it came to be as it was then.
+    how: How,
     /// The target's own time, to be given back if nothing in the target itself changes.
     root_time: Option<i64>,
     levels: Vec<Level<'s, S>>,
@@ -611,7 +644,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             root_finish: None,
             owners: Default::default(),
             left: (i64::MIN, 0),
-            was_read: false,
+            how: How::Written,
             root_time: None,
             levels: Vec::new(),
             links: HashMap::new(),
@@ -682,9 +715,6 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 (None, Some(_)) => self.surplus()?,
                 (Some(stored), there) => {
                     let both = there == Some(stored);
-                    if both {
-                        level.listed.next();
-                    }
                     if let Some(entry) = level.next.take() {
                         self.entry(entry, both)?;
                     }
@@ -715,7 +745,14 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             let found = found(&stat, Vec::new());
             self.refuse_volume(&found)?;
             if let Some(base) = base {
-                (self.left, self.was_read) = ((base.left_ns, stat.st_dev), base.was_read);
+                self.left = (base.left_ns, stat.st_dev);
+                self.how = match (base.how, root_page(root)) {
+                    (How::Alone, Some(page)) if !self.options.care.checksum && !self.reaches_links(base.page, page) => {
+                        How::Alone
+                    }
+                    (How::Alone, _) => How::Written,
+                    (how, _) => how,
+                };
             }
             if self.belongs_to_others(&found) && wanted.take().is_some() {
                 self.report.owners.add(b".");
@@ -730,12 +767,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         }
         let attributes = wanted.map(|(attributes, _)| attributes);
         let listed = list(home.as_deref())?;
-        let page = match root {
-            Root::Directory(page) => Some(*page),
-            Root::Whole(entry) => entry.page(),
-            Root::Entries(_) => None,
-        };
-        let base = page.map_or(Base::Unknown, |page| self.base(base.map(|base| base.page), &page));
+        let base = root_page(root).map_or(Base::Unknown, |page| self.base(base.map(|base| base.page), &page));
         self.levels.push(Level {
             home,
             parked: None,
@@ -760,6 +792,35 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
             Some(was) if was.digest == page.digest => Base::Same,
             Some(was) => Base::Other(Box::new(Other { entries: self.stored(&was), next: None })),
         }
+    }
+
+    /// Whether a hard link is in a directory that is not what it was: its other names may be anywhere. What cannot be
+    /// read may hold one.
+    fn reaches_links(&self, was: PageRef, page: PageRef) -> bool {
+        let mut waiting = vec![(was, page)];
+        while let Some((was, page)) = waiting.pop() {
+            if was.digest == page.digest {
+                continue;
+            }
+            let mut other = Other { entries: self.stored(&was), next: None };
+            let mut entries = self.stored(&page);
+            loop {
+                let entry = match entries.next() {
+                    Ok(None) => break,
+                    Ok(Some(entry)) if entry.link_id == 0 => entry,
+                    _ => return true,
+                };
+                match (entry.page(), other.find(&entry.name)) {
+                    (_, Err(_)) => return true,
+                    (Some(page), Ok(was)) => {
+                        let was = was.and_then(|was| was.page()).unwrap_or(PageRef { digest: [0; 32], ..page });
+                        waiting.push((was, page));
+                    }
+                    (None, Ok(_)) => {}
+                }
+            }
+        }
+        false
     }
 
     /// What `name` in the current directory was last written from.
@@ -857,7 +918,7 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 && was.digest == entry.digest
                 && (was.size, was.mtime_ns) == (found.size, found.mtime_ns)
         };
-        self.was_read && found.is_file() && was.is_some_and(had) && self.untouched(found)
+        self.how == How::Read && found.is_file() && was.is_some_and(had) && self.untouched(found)
     }
 
     /// Whether nothing about a name has changed since the target was left.
@@ -887,16 +948,20 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         if self.levels.len() == 1 && self.others.living.contains(name.bytes()) {
             return Err(at(&self.path, Error::Refused("the name is in use by a running checkout".into())));
         }
+        let is_directory = entry.kind == EntryKind::Directory;
+        if self.options.care.excludes(&self.path, is_directory) {
+            return Ok(()); // as if the tree did not have it: what is there under its name is surplus, or spared as well
+        }
+        if let (Some(level), true) = (self.levels.last_mut(), there) {
+            level.listed.next();
+        }
         let home = self.levels.last().and_then(|level| level.home.clone());
         let found = match &home {
             Some(home) if there => self.look(home, name, entry.kind)?,
             _ => None,
         };
-        let is_directory = entry.kind == EntryKind::Directory;
         let stands_as_directory = found.as_ref().is_some_and(Found::is_directory);
-        if self.options.care.excludes(&self.path, is_directory)
-            || stands_as_directory && !is_directory && self.options.care.excludes(&self.path, true)
-        {
+        if stands_as_directory && !is_directory && self.options.care.excludes(&self.path, true) {
             return Ok(());
         }
         let was = self.was(&entry.name);
@@ -907,6 +972,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 let what = "the snapshot has it, and it is the directory for backups".into();
                 return Err(at(&self.path, Error::Refused(what)));
             }
+        }
+        if let (How::Alone, Some(found)) = (self.how, &found)
+            && is_as_left(&entry, found, &was, &attributes)
+        {
+            self.report.unchanged += 1;
+            return Ok(());
         }
         let same_content = match (&home, &found) {
             (Some(home), Some(found)) if self.options.care.checksum => self.same_content(home, name, &entry, found)?,
@@ -1465,11 +1536,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
         let stat = home.dir.stat(Name::new(&listed.name)?).map_err(|e| at(&self.path, Error::io("look at", "", e)))?;
         let Some(stat) = stat else { return Ok(()) };
         let found = found(&stat, Vec::new());
+        if self.options.care.excludes(&self.path, found.is_directory()) {
+            return Ok(());
+        }
         self.refuse_volume(&found)?;
         if found.is_directory() {
-            if self.options.care.excludes(&self.path, true)
-                || self.backup.as_ref().is_some_and(|it| it.is(found.identity))
-            {
+            if self.backup.as_ref().is_some_and(|it| it.is(found.identity)) {
                 return Ok(());
             }
             let dir = home.dir.enter(Name::new(&listed.name)?).map_err(|e| at(&self.path, Error::io("open", "", e)))?;
@@ -1477,8 +1549,6 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                 return self.descend_surplus(&home, &listed.name);
             }
             self.refuse_mount(&home, &listed.name)?;
-        } else if self.options.care.excludes(&self.path, false) {
-            return Ok(());
         }
         self.differs = Aspects::default();
         if self.counts && found.is_directory() {

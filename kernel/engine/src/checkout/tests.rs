@@ -368,7 +368,7 @@ fn content_that_changed_behind_equal_size_and_time_is_written_when_the_last_tree
     // Without it, size and time are all there is to go by.
     volume.checkout(&second, target.path(), &PLAIN).unwrap();
     assert_eq!(scan(target.path()), expected(&tree("1.0.1")));
-    let (space, base) = (&volume.space, Before { page: base.page().unwrap(), left_ns: 0, was_read: false });
+    let (space, base) = (&volume.space, Before { page: base.page().unwrap(), left_ns: 0, how: How::Written });
     let report = checkout_onto(space, &second, &base, target.path(), &PLAIN, &mut Notes::default()).unwrap();
 
     assert_eq!(scan(target.path()), expected(&tree("1.0.2")));
@@ -384,30 +384,84 @@ fn a_file_that_was_read_and_not_touched_since_gets_its_new_time_and_is_not_writt
     let target = tempfile::tempdir().unwrap();
     volume.checkout(&first, target.path(), &PLAIN).unwrap();
     let number = |name: &str| fs::metadata(target.path().join(name)).unwrap().ino();
-    let pull = |root: &Root, base: &Root, left_ns, was_read| {
+    let pull = |root: &Root, base: &Root, left_ns, how| {
         let Root::Whole(base) = base else { unreachable!() };
-        let before = Before { page: base.page().unwrap(), left_ns, was_read };
+        let before = Before { page: base.page().unwrap(), left_ns, how };
         checkout_onto(&volume.space, root, &before, target.path(), &PLAIN, &mut Notes::default()).unwrap()
     };
     let before = (number("a"), number("b"));
 
-    let report = pull(&second, &first, i64::MAX, true);
+    let report = pull(&second, &first, i64::MAX, How::Read);
     assert_eq!((report.metadata, report.replaced, report.written_bytes), (1, 0, 0));
     assert_eq!((number("a"), number("b")), before);
     assert_eq!(scan(target.path()), expected(&tree(2_000_000_000, "old")));
 
     // Other content behind the same size and time is written all the same.
-    let report = pull(&third, &second, i64::MAX, true);
+    let report = pull(&third, &second, i64::MAX, How::Read);
     assert_eq!((report.metadata, report.replaced), (1, 1));
     assert_eq!(scan(target.path()), expected(&tree(3_000_000_000, "new")));
 
     // Changed since it was read, or written from that tree and never read: its time is not given to whatever it holds.
-    for (left_ns, was_read) in [(0, true), (i64::MAX, false)] {
-        pull(&third, &third, 0, false);
-        let report = pull(&second, &third, left_ns, was_read);
+    for (left_ns, how) in [(0, How::Read), (i64::MAX, How::Written)] {
+        pull(&third, &third, 0, How::Written);
+        let report = pull(&second, &third, left_ns, how);
         assert_eq!((report.metadata, report.replaced), (0, 2));
         assert_eq!(scan(target.path()), expected(&tree(2_000_000_000, "old")));
     }
+}
+
+#[test]
+fn where_nobody_else_writes_a_directory_that_stays_as_it_was_is_not_looked_into() {
+    let mut volume = Volume::new();
+    let tree = |a: &str| {
+        let same = || dir([(b"deep", dir([(b"f", text("same"))])), (b"g", text("same"))]);
+        dir([(b"changes", dir([(b"a", text(a)), (b"b", text("b"))])), (b"stays", same()), (b"too", same())])
+    };
+    let [first, second, third] = ["one", "other", "third"].map(|a| volume.root(&tree(a)));
+    let target = tempfile::tempdir().unwrap();
+    let at = |path: &str| target.path().join(path);
+    let pull = |root: &Root, base: &Root, how, options: &Options| {
+        let Root::Whole(base) = base else { unreachable!() };
+        let before = Before { page: base.page().unwrap(), left_ns: i64::MAX, how };
+        checkout_onto(&volume.space, root, &before, target.path(), options, &mut Notes::default()).unwrap()
+    };
+    volume.checkout(&first, target.path(), &DELETE).unwrap();
+
+    // Of what somebody else writes there, only what shows in a directory's own time is seen.
+    fs::write(at("stays/deep/f"), "another").unwrap();
+    fs::write(at("changes/b"), "another").unwrap();
+    fs::write(at("too/new"), "new").unwrap();
+    let report = pull(&second, &first, How::Alone, &DELETE);
+
+    assert_eq!((report.replaced, report.deleted), (2, 1));
+    assert_eq!(fs::read(at("stays/deep/f")).unwrap(), b"another");
+    assert_eq!(fs::read(at("changes/b")).unwrap(), b"b");
+    assert!(!at("too/new").exists());
+    // By content means all of it, and who does not promise to be alone is looked after.
+    let by_content = Options { care: Care { checksum: true, ..Care::NONE }, ..DELETE };
+    for (options, how) in [(&by_content, How::Alone), (&DELETE, How::Written)] {
+        fs::write(at("stays/deep/f"), "another").unwrap();
+        pull(&third, &third, how, options);
+        assert_eq!(scan(target.path()), expected(&tree("third")));
+    }
+}
+
+#[test]
+fn a_new_name_of_a_file_in_a_directory_that_stays_is_a_link_to_it_even_where_nobody_else_writes() {
+    let mut volume = Volume::new();
+    let linked = || Node::Linked("linked".into(), 1);
+    let stays = || dir([(b"f", linked())]);
+    let before = volume.root(&dir([(b"a", dir([(b"x", text("x"))])), (b"stays", stays())]));
+    let after = volume.root(&dir([(b"a", dir([(b"g", linked())])), (b"stays", stays())]));
+    let target = tempfile::tempdir().unwrap();
+    volume.checkout(&before, target.path(), &DELETE).unwrap();
+    let Root::Whole(base) = &before else { unreachable!() };
+    let base = Before { page: base.page().unwrap(), left_ns: i64::MAX, how: How::Alone };
+
+    checkout_onto(&volume.space, &after, &base, target.path(), &DELETE, &mut Notes::default()).unwrap();
+
+    let number = |name: &str| fs::metadata(target.path().join(name)).unwrap().ino();
+    assert_eq!(number("a/g"), number("stays/f"));
 }
 
 #[test]
@@ -707,7 +761,7 @@ fn attributes_are_not_looked_at_where_the_last_tree_and_the_ctime_vouch_for_them
     };
     let left_ns = pull(&first, None).left_ns.expect("it wrote");
     let path = target.path().join("f");
-    let before = |entry: &Entry, left_ns| Before { page: entry.page().unwrap(), left_ns, was_read: false };
+    let before = |entry: &Entry, left_ns| Before { page: entry.page().unwrap(), left_ns, how: How::Written };
 
     // The tree says that they changed.
     let report = pull(&second, Some(&before(&first, left_ns)));
@@ -723,7 +777,7 @@ fn attributes_are_not_looked_at_where_the_last_tree_and_the_ctime_vouch_for_them
     // A tree that cannot be read vouches for nothing.
     let lost = PageRef { address: 1 << 40, ..first.page().unwrap() };
     let lost = PageRef { digest: [9; 32], ..lost };
-    pull(&second, Some(&Before { page: lost, left_ns: i64::MAX, was_read: false }));
+    pull(&second, Some(&Before { page: lost, left_ns: i64::MAX, how: How::Written }));
     assert_eq!(xattrs_of(&path)[0].1, b"2");
 }
 
@@ -1369,14 +1423,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn from_any_tree_a_checkout_with_delete_leads_to_exactly_any_other(before in nodes(), after in nodes()) {
+    fn from_any_tree_a_checkout_with_delete_leads_to_exactly_any_other(
+        before in nodes(),
+        after in nodes(),
+        how in prop::option::of(prop_oneof![Just(How::Written), Just(How::Alone)]),
+    ) {
         let mut volume = Volume::new();
         let (first, second) = (volume.root(&before), volume.root(&after));
         let target = tempfile::tempdir().unwrap();
 
-        volume.checkout(&first, target.path(), &DELETE).unwrap();
+        let (report, _) = volume.checkout(&first, target.path(), &DELETE).unwrap();
         prop_assert_eq!(scan(target.path()), expected(&before));
-        volume.checkout(&second, target.path(), &DELETE).unwrap();
+        let Root::Whole(entry) = &first else { unreachable!() };
+        let left_ns = report.left_ns.unwrap_or(i64::MIN);
+        let base = how.map(|how| Before { page: entry.page().unwrap(), left_ns, how });
+        let mut notes = Notes::default();
+        checkout_from(&*volume.space, &second, base.as_ref(), target.path(), &DELETE, &mut notes).unwrap();
 
         prop_assert_eq!(scan(target.path()), expected(&after));
         // Links of one group are one file.
