@@ -77,8 +77,8 @@ class Recorded(Faulty):
             self.up += buffer
         super().send(buffers)
 
-    def receive(self) -> bytes:
-        data = super().receive()
+    def receive(self, patience_s: float | None = None) -> bytes:
+        data = super().receive(patience_s)
         self.down += data
         return data
 

@@ -19,10 +19,13 @@ from tests.wire.talk import COMMIT, COMMITTED, HELLO, ID, VERSION, WELCOME, join
 ACK = encode(FrameType.ACK, 0, b"\x91\x07")
 
 
+either_reader = pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "itself"])
+
+
 def serve(transport: Transport) -> None:
     """An origin that commits whatever it is sent."""
     origin = Origin(VERSION)
-    with Connection(transport) as connection:
+    with Connection(transport, ahead=False) as connection:
         while True:
             try:
                 message = origin.receive(connection.receive()).message
@@ -102,9 +105,13 @@ def test_a_session_with_any_byte_damaged_is_never_believed() -> None:
         assert isinstance(found, InvalidError | UnavailableError), offset
 
 
-def test_a_peer_that_says_nothing_is_waited_for_as_long_as_one_wants() -> None:
+@either_reader
+def test_a_peer_that_says_nothing_is_waited_for_as_long_as_one_wants(ahead: bool) -> None:
     near, _ = memory_pair()
-    with Connection(near, patience_s=0.01) as connection, pytest.raises(UnavailableError, match=r"0\.01 s") as caught:
+    with (
+        Connection(near, patience_s=0.01, ahead=ahead) as connection,
+        pytest.raises(UnavailableError, match=r"0\.01 s") as caught,
+    ):
         connection.receive()
 
     assert caught.value.code == "peer-gone"
@@ -115,9 +122,10 @@ def send_often(connection: Connection) -> None:
         connection.send(ACK)
 
 
-def test_last_words_are_heard_also_after_a_send_has_failed() -> None:
+@either_reader
+def test_last_words_are_heard_also_after_a_send_has_failed(ahead: bool) -> None:
     near, far = memory_pair()
-    with Connection(near) as connection:
+    with Connection(near, ahead=ahead) as connection:
         far.send(ACK)
         far.close()
         with pytest.raises(UnavailableError):
@@ -130,9 +138,10 @@ def test_last_words_are_heard_also_after_a_send_has_failed() -> None:
             connection.send(ACK)
 
 
-def test_what_is_no_frame_ends_the_connection_in_both_directions() -> None:
+@either_reader
+def test_what_is_no_frame_ends_the_connection_in_both_directions(ahead: bool) -> None:
     near, far = memory_pair()
-    with Connection(near) as connection:
+    with Connection(near, ahead=ahead) as connection:
         far.send([*ACK, b"and then rubbish"])
 
         assert connection.receive().type is FrameType.ACK
@@ -142,9 +151,10 @@ def test_what_is_no_frame_ends_the_connection_in_both_directions() -> None:
             connection.send(ACK)
 
 
-def test_who_prints_before_the_first_frame_is_not_packetfs() -> None:
+@either_reader
+def test_who_prints_before_the_first_frame_is_not_packetfs(ahead: bool) -> None:
     near, far = memory_pair()
-    with Connection(near) as connection:
+    with Connection(near, ahead=ahead) as connection:
         far.send([b"Last login: Tue\n"])
         with pytest.raises(UnavailableError, match="Last login") as caught:
             connection.receive()
@@ -152,9 +162,10 @@ def test_who_prints_before_the_first_frame_is_not_packetfs() -> None:
     assert caught.value.code == "not-packetfs"
 
 
-def test_closing_wakes_who_waits() -> None:
+@either_reader
+def test_closing_wakes_who_waits(ahead: bool) -> None:
     near, _ = memory_pair()
-    connection = Connection(near)
+    connection = Connection(near, ahead=ahead)
     told: list[PacketFSError] = []
 
     def wait() -> None:
@@ -181,7 +192,26 @@ def test_reading_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
         assert sum(connection.receive().type is FrameType.ACK for _ in range(50)) == 50
         sender.join()
-        assert connection.receive_ready() is None
+
+
+def test_who_does_not_read_ahead_begins_with_it_when_much_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "_MUCH_BYTES", 100)
+    near, far = memory_pair(capacity_bytes=18)
+    with Connection(near, ahead=False) as connection:
+        for _ in range(100 // len(joined(*[ACK])) + 1):
+            assert not readers()
+            far.send(ACK)
+            connection.receive()
+        assert len(readers()) == 1
+
+        far.send(ACK * 50)  # more than is on its way: somebody takes it
+
+        assert sum(connection.receive().type is FrameType.ACK for _ in range(50)) == 50
+    assert not readers()
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "packetfs-reader"]
 
 
 def test_bytes_and_round_trips_are_counted() -> None:

@@ -67,6 +67,13 @@ class TransportContract:
 
         assert found == [b""]
 
+    def test_it_waits_no_longer_than_it_is_told_to_and_loses_nothing_by_that(self, echo: Transport) -> None:
+        with pytest.raises(TimeoutError):
+            echo.receive(patience_s=0.01)
+
+        echo.send([b"late"])
+        assert received(echo, 4) == b"late"
+
     def test_closing_wakes_who_waits_to_send(self, echo: Transport) -> None:
         told: list[PacketFSError] = []
 

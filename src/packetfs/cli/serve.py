@@ -171,7 +171,7 @@ def _answer(invocation: Invocation) -> None:
     from packetfs.wire.transports import Stdio
 
     prepare_process()
-    connection = Connection(Stdio())
+    connection = Connection(Stdio(), ahead=False)
     try:
         answer(connection, lock_wait_s=invocation.settings.lock_wait_s)
     finally:

@@ -42,7 +42,7 @@ __all__ = ["Limits", "Server", "listen_error"]
 
 HANDSHAKES_MAX: Final = 256  # a thread and some 100 KiB each; a handshake of 300 ms round trip: 400 machines a second
 HANDSHAKE_S: Final = 10.0
-SESSIONS_MAX: Final = 2048  # of all peers together: two threads and some ten open files each
+SESSIONS_MAX: Final = 2048  # of all peers together: one or two threads and some ten open files each
 _BACKLOG: Final = 512
 _LISTEN_HINTS: Final[Mapping[int, str]] = {
     errno.EADDRINUSE: "another program listens there, perhaps another `packetfs serve`",
@@ -315,7 +315,7 @@ class Server:
         except BaseException:
             transport.close()
             raise
-        with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max) as connected:
+        with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max, ahead=False) as connected:
             with self._lock:
                 self._connected[number] = connected
             serve(

@@ -120,13 +120,13 @@ class Faulty:
         if self._up.is_cut:
             self._transport.close()
 
-    def receive(self) -> bytes:
+    def receive(self, patience_s: float | None = None) -> bytes:
         """See Transport."""
         while not self._down.is_cut:
             if self._down.is_stalled:
                 self._closed.wait()
                 return b""
-            data = self._transport.receive()
+            data = self._transport.receive(patience_s)
             if not data:
                 return b""
             arrives = self._down.through(data)

@@ -1,7 +1,9 @@
 """A transport with frames on it: a thread that reads ahead, a queue, and counts. Decides nothing about what is said.
 
 The reader goes on while its owner writes, so that two machines that both send do not wait for each other, as long as
-one of them sends little (a client that sends literals is answered in small frames only, see `protocol.SPOKEN`).
+one of them sends little (a client that sends literals is answered in small frames only, see `protocol.SPOKEN`). It is
+enough that one side reads ahead: a server, which has a thousand peers that say little, begins with it where one sends
+much.
 """
 
 import threading
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUEUE_BYTES_MAX", "Connection"]
 
+_MUCH_BYTES: Final = 1 << 20  # from a peer, and reading ahead is worth a thread
 QUEUE_BYTES_MAX: Final = 4 << 20  # read ahead of its owner; with one frame more, a fifth of what a side may take
 
 
@@ -29,13 +32,19 @@ class Connection:
     """
 
     def __init__(
-        self, transport: Transport, *, patience_s: float | None = None, body_bytes_max: int = LITERALS_BYTES_MAX
+        self,
+        transport: Transport,
+        *,
+        patience_s: float | None = None,
+        body_bytes_max: int = LITERALS_BYTES_MAX,
+        ahead: bool = True,
     ) -> None:
         """With `patience_s`, `receive` waits no longer than that for a peer that says nothing.
 
-        Of a peer that nobody knows, `body_bytes_max` bounds what it can make us keep.
+        Of a peer that nobody knows, `body_bytes_max` bounds what it can make us keep. Unless `ahead`, its owner reads
+        in `receive` until the peer has sent much; then only one thread may call that.
         """
-        self._body_bytes_max = body_bytes_max
+        self._decoder = Decoder(body_bytes_max=body_bytes_max)
         self._queue_bytes_max = min(QUEUE_BYTES_MAX, body_bytes_max)
         self._transport = transport
         self._patience_s = patience_s
@@ -48,8 +57,9 @@ class Connection:
         self._said = 0  # the last request that was sent
         self._heard = 0  # the last request that had been sent when the last round trip ended
         self._round_trips = 0
-        self._reader = threading.Thread(target=self._read, name="packetfs-reader", daemon=True)
-        self._reader.start()
+        self._reader: threading.Thread | None = None
+        if ahead:
+            self._begin_ahead()
 
     def __enter__(self) -> Self:
         return self
@@ -87,19 +97,12 @@ class Connection:
 
     def receive(self) -> Frame:
         """The next frame; waits for it."""
+        if self._reader is None:
+            return self._read_here()
         with self._changed:
             if not self._changed.wait_for(lambda: self._frames or self._failure, self._patience_s):
-                raise UnavailableError(
-                    f"the other machine has said nothing for {self._patience_s:g} s",
-                    code="peer-gone",
-                    hint="run the same command again: what was stored stays, and it continues there",
-                )
+                raise self._out_of_patience()
             return self._taken()
-
-    def receive_ready(self) -> Frame | None:
-        """The next frame if it has come already."""
-        with self._changed:
-            return self._taken() if self._frames or self._failure else None
 
     def close(self) -> None:
         """End the stream and the reader. Frames that came are dropped; closing again does nothing."""
@@ -108,7 +111,7 @@ class Connection:
             self._failure = self._failure or peer_gone("it was closed here")
             self._changed.notify_all()
         self._transport.close()
-        if self._reader is not threading.current_thread():
+        if self._reader not in (None, threading.current_thread()):
             self._reader.join()
 
     def _taken(self) -> Frame:
@@ -125,22 +128,53 @@ class Connection:
             self._heard = self._said
         return frame
 
-    def _read(self) -> None:
-        decoder = Decoder(body_bytes_max=self._body_bytes_max)
+    def _begin_ahead(self) -> None:
+        self._reader = threading.Thread(target=self._read_ahead, name="packetfs-reader", daemon=True)
+        self._reader.start()
+
+    def _read_here(self) -> Frame:
+        while not self._frames and self._failure is None:
+            try:
+                self._read(self._patience_s)
+            except TimeoutError:
+                raise self._out_of_patience() from None
+        with self._changed:
+            frame = self._taken()
+        if self._transport.received_bytes >= _MUCH_BYTES and self._failure is None:
+            self._begin_ahead()
+        return frame
+
+    def _read_ahead(self) -> None:
+        while self._failure is None:
+            self._read(None)
+
+    def _read(self, patience_s: float | None) -> None:
+        """Read once, and queue the frames that are whole by that."""
         try:
-            while data := self._transport.receive():
-                decoder.feed(data)
-                while (frame := decoder.next()) is not None:
+            if data := self._transport.receive(patience_s):
+                self._decoder.feed(data)
+                while (frame := self._decoder.next()) is not None:
                     self._queue(frame)
-            self._fail(self._transport.ended())
+            else:
+                self._fail(self._transport.ended())
+        except TimeoutError:
+            raise
         except InvalidError as error:
             self._fail(_strange(error) if error.values.get("offset") == 0 else error)
         except BaseException as error:  # noqa: BLE001 - it is raised in the threads that use the connection
             self._fail(error)
 
+    def _out_of_patience(self) -> UnavailableError:
+        return UnavailableError(
+            f"the other machine has said nothing for {self._patience_s:g} s",
+            code="peer-gone",
+            hint="run the same command again: what was stored stays, and it continues there",
+        )
+
     def _queue(self, frame: Frame) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queued_bytes < self._queue_bytes_max)
+            if self._reader is not None:
+                self._changed.wait_for(lambda: self._closed or self._queued_bytes < self._queue_bytes_max)
             if self._closed:
                 return
             self._frames.append(frame)

@@ -61,9 +61,9 @@ class Paced:
                     self.sent_bytes += piece.nbytes
                     self._closed.wait(self._out.after(piece.nbytes))
 
-    def receive(self) -> bytes:
+    def receive(self, patience_s: float | None = None) -> bytes:
         """See Transport."""
-        data = self._transport.receive()
+        data = self._transport.receive(patience_s)
         self.received_bytes += len(data)
         self._closed.wait(self._in.after(len(data)))
         return data

@@ -94,15 +94,15 @@ class Tls:
             for piece in _records(buffers):
                 self._send(piece)
 
-    def receive(self) -> bytes:
-        """See Transport."""
+    def receive(self, patience_s: float | None = None) -> bytes:
+        """See Transport. Of a record that comes slowly each part is waited for anew."""
         with self._receiving:
             while not self._closed.is_set():
                 try:
                     count = self._read()
                 except ssl.SSLWantReadError:
                     self._make_room(_RECORD_BYTES)  # a thousand peers that say nothing are not to keep 256 MiB
-                    self._wait(select.POLLIN)
+                    self._wait(select.POLLIN, patience_s)
                 except ssl.SSLWantWriteError:
                     self._wait(select.POLLOUT)
                 except (OSError, ValueError) as error:  # SSLError among them; ValueError: it was closed meanwhile
@@ -182,11 +182,12 @@ class Tls:
             piece = piece[count:]
             self._keep_pace(count)
 
-    def _wait(self, event: int) -> None:
+    def _wait(self, event: int, patience_s: float | None = None) -> None:
         poll = select.poll()
         poll.register(self._socket.fileno(), event)
         if event == select.POLLIN:
-            poll.poll()
+            if not poll.poll(None if patience_s is None else patience_s * 1000):
+                raise TimeoutError
         elif not poll.poll(self._stall_s * 1000):
             self._why = f"it took nothing for {self._stall_s:g} s"
             self.abort()

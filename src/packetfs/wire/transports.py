@@ -45,8 +45,11 @@ class Transport(Protocol):
     def send(self, buffers: "Sequence[Buffer]") -> None:
         """Write all of them, in order. UnavailableError when nobody is there to read."""
 
-    def receive(self) -> bytes:
-        """What has come, at most RECEIVE_BYTES; waits for the first byte. Empty: the stream has ended or was closed."""
+    def receive(self, patience_s: float | None = None) -> bytes:
+        """What has come, at most RECEIVE_BYTES; waits for the first byte. Empty: the stream has ended or was closed.
+
+        TimeoutError if one waits for longer than `patience_s`.
+        """
 
     def close(self) -> None:
         """End both directions; a call that waits in another thread returns. Closing again does nothing."""
@@ -111,11 +114,12 @@ class _Descriptors:
                 self.sent_bytes += count
                 rest = _after(rest, count)
 
-    def receive(self) -> bytes:
+    def receive(self, patience_s: float | None = None) -> bytes:
         """See Transport."""
         with self._receiving:
             while not self._closed.is_set():
-                self._wait(self._reading, select.POLLIN)
+                if not self._wait(self._reading, select.POLLIN, patience_s):
+                    raise TimeoutError
                 if self._closed.is_set():
                     break
                 try:
@@ -151,11 +155,11 @@ class _Descriptors:
     def _end(self) -> None:
         """What has to happen between waking both directions and giving their descriptors back."""
 
-    def _wait(self, descriptor: int, event: int) -> None:
+    def _wait(self, descriptor: int, event: int, patience_s: float | None = None) -> bool:
         poll = select.poll()
         poll.register(descriptor, event)
         poll.register(self._wake, select.POLLIN)
-        poll.poll()
+        return bool(poll.poll(None if patience_s is None else patience_s * 1000))
 
 
 def _after(buffers: list[memoryview], count: int) -> list[memoryview]:
@@ -375,11 +379,12 @@ class Memory:
                 self.sent_bytes += len(piece)
                 rest = rest[len(piece) :]
 
-    def receive(self) -> bytes:
+    def receive(self, patience_s: float | None = None) -> bytes:
         """See Transport."""
         pool = self._incoming
         with pool.changed:
-            pool.changed.wait_for(lambda: pool.closed or pool.pieces)
+            if not pool.changed.wait_for(lambda: pool.closed or pool.pieces, patience_s):
+                raise TimeoutError
             if not pool.pieces:
                 return b""
             piece = pool.pieces.popleft()
