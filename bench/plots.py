@@ -1,4 +1,4 @@
-"""Line plots as SVG that takes its colours from the page around it, or carries a light and a dark set of its own.
+"""Line plots as SVG that takes its colours from the page around it.
 
 Drawn by matplotlib with stand-in colours, which are then replaced by CSS variables. Letters are drawn as shapes, so
 that they take the room that was reckoned for them in every browser.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,12 +39,6 @@ _STYLE: Final[dict[Any, Any]] = {  # matplotlib knows the names one by one
     "axes.spines.right": False,
     "grid.color": FAINT,
 }
-LIGHT = (
-    "--ink:#1c1c1e;--faint:#d0d0d5;--ours:#0a66c2;--peer-1:#8a5a00;--peer-2:#6b7280;--peer-3:#9d4edd;--peer-4:#2f855a"
-)
-DARK = (
-    "--ink:#e8e8ea;--faint:#44444a;--ours:#6cb2ff;--peer-1:#e0a94a;--peer-2:#a0a6b0;--peer-3:#c79bf2;--peer-4:#7bd3a0"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +58,6 @@ class Plot:
     x: str
     y: str
     lines: Sequence[Line]
-
-
-@dataclass(frozen=True, slots=True)
-class Dots:
-    """A row for each workload, a dot for each subject, on one logarithmic axis."""
-
-    x: str
-    rows: Sequence[tuple[str, Mapping[str, float]]]
-    ours: str  # what the names of our subjects begin with
 
 
 def drawn(plot: Plot) -> str:
@@ -98,36 +83,6 @@ def drawn(plot: Plot) -> str:
             axis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, fontsize=9)
         return _svg(figure)
-
-
-def standing(dots: Dots) -> str:
-    """A whole SVG file, which has its colours with it and follows the reader's choice of light or dark."""
-    subjects = list(dict.fromkeys(name for _, row in dots.rows for name in row))
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": dots.x}):
-        figure = Figure(figsize=(9, 1.2 + 0.42 * len(dots.rows)), layout="constrained")
-        axes = figure.add_subplot(xscale="log", xlabel=dots.x)
-        axes.grid(visible=True, axis="x", linewidth=0.5)
-        peers = iter(PEERS * 3)
-        for name, mark in zip(subjects, MARKS * 3, strict=False):
-            is_ours = name.startswith(dots.ours)
-            points = [(row[name], -number) for number, (_, row) in enumerate(dots.rows) if name in row]
-            axes.scatter(
-                [x for x, _ in points],
-                [y for _, y in points],
-                label=name,
-                color=OURS if is_ours else next(peers),
-                marker=mark,
-                s=58 if is_ours else 30,
-                zorder=3 if is_ours else 2,
-            )
-        axes.set_yticks([-number for number in range(len(dots.rows))], [name for name, _ in dots.rows])
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside upper center", ncols=min(len(subjects), 5), frameon=False, fontsize=9)
-        text = _svg(figure)
-    colours = f"<style>svg{{{LIGHT}}}@media (prefers-color-scheme:dark){{svg{{{DARK}}}}}</style>"
-    return text.replace(">", f">{colours}", 1) + "\n"
 
 
 def _svg(figure: Figure) -> str:

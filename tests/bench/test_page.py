@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.page import bars, curves, kind_of, main, newest, page, promises, stores, workloads
-from bench.plots import Dots, Line, Plot, drawn, standing
+from bench.plots import Line, Plot, drawn
 
 MACHINE = {
     "cpu": "A <CPU>",
@@ -179,6 +179,20 @@ def test_a_promise_has_a_bar_for_everybody_with_the_figures_that_were_recorded()
     ]
 
 
+def test_parts_stand_in_the_order_in_which_they_came() -> None:
+    row = promise("sustained", True) | {"beside": "", "values": {"part 1": [9.0, "a"], "part 2": [5.0, "b"]}}
+
+    (made,) = promises({"promises": [row]})
+
+    assert [bar.subject for bar in made.bars] == ["part 1", "part 2"]
+
+
+def test_two_promises_on_the_same_figures_share_their_bars() -> None:
+    text = page([("promises", record() | {"promises": [promise("by address", True), promise("by name", False)]})])
+
+    assert text.count("<h3>next release: bytes</h3>") == 1
+
+
 def test_names_are_text_and_never_markup() -> None:
     assert "A <CPU>" in seen(page([("transfer", record(run("no-op", "<b>bold</b>", 1)))]))
 
@@ -205,15 +219,6 @@ def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> 
     assert text == drawn(plot)
     assert "var(--ours)" in text
     assert re.findall(r"#0[0-9a-f]{5}\b", text) == []
-
-
-def test_a_picture_that_stands_alone_has_its_colours_with_it_for_light_and_dark() -> None:
-    text = standing(Dots("bytes", [("no change", {"packetfs sync": 700.0, "rsync -a": 270_000.0})], ours="packetfs"))
-
-    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", text))
-    light, dark = re.findall(r"svg\{([^}]*)\}", text)
-    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", light)}
-    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", dark)}
 
 
 def test_the_newest_record_of_each_kind_is_taken(tmp_path: Path) -> None:
