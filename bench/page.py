@@ -134,7 +134,7 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
         subjects={name: about for _, record in records for name, about in record["subjects"].items()},
         absent={name: why for _, record in records for name, why in record.get("absent", {}).items()},
         failures=[
-            (case, name, why.splitlines()[0])
+            (case, name, " ".join(why.split("\n", 2)[:2]))
             for _, record in records
             for case, by in record.get("failures", {}).items()
             for name, why in by.items()

@@ -199,7 +199,7 @@ def judged(promise: Promise, runs: Sequence[Run]) -> Row:
         at_most=1 - promise.less,
         kept=None if share is None else share >= promise.less,
         rounds=min((len(found) for found in taken.values()), default=0),
-        ours=", ".join(f"{name.partition(' ')[2]} {text(value)}" for name, value in ours.items()),
+        ours="; ".join(f"{name.partition(' ')[2]} {text(value)}" for name, value in ours.items()),
         worst=worst or "",
         beside=promise.beside,
         limit=f"{promise.limit} {text(values[promise.limit])}" if promise.limit in values else _words(promise.limit),

@@ -113,8 +113,8 @@ def summary(record: Record) -> str:
         "",
         f"![PacketFS and rsync -az as shares of a plain copy; the table has the same figures]({DRAWING})",
         "",
-        "| | PacketFS | beside | rsync -az | less than the one, than the other | promised | |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        "| | PacketFS | beside | rsync -az | less than the one, than the other | promised | | bound |",
+        "|---|--:|--:|--:|--:|--:|---|---|",
     ]
     return "\n".join([*lines, *map(_cells, rows)])
 
@@ -186,6 +186,7 @@ def _cells(row: Record) -> str:
         ", ".join(shares),
         _must(row),
         f"**{verdict(row['kept'])}**" if row["kept"] is False else verdict(row["kept"]),
+        row["limit"],
     )
     return f"| {' | '.join(cells)} |"
 

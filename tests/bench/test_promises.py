@@ -36,7 +36,7 @@ def test_the_worst_of_ours_decides() -> None:
     row = judged(PROMISE, [*sent(PLAIN, 100_000), *sent(OURS, 500), *sent("packetfs push", 2_000)])
 
     assert row.kept is False
-    assert row.ours == "sync, TLS 500 B, push 2 KB"
+    assert row.ours == "sync, TLS 500 B; push 2 KB"
     assert row.worst == "packetfs push"
 
 
