@@ -251,10 +251,14 @@ def curves(record: Record) -> list[Plot]:
         named.setdefault(curve, []).append((float(x), case))
     return [
         Plot(
-            f"{figure.title}, by {curve}", record["cases"][points[0][1]]["story"], unit, _lines(record, points, figure)
+            f"{figure.title}, by {curve}",
+            record["cases"][points[0][1]]["story"],
+            amount if curve.startswith("bytes") else "{:,g}".format,
+            figure.text,
+            _lines(record, points, figure),
         )
         for curve, points in named.items()
-        for figure, unit in ((FIGURES[0], "bytes"), (_WALL, "seconds"))
+        for figure in (FIGURES[0], _WALL)
     ]
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STAND_INS = {  # matplotlib's colour: the variable of the page
     "#010203": "var(--ink)",
@@ -27,6 +27,7 @@ STAND_INS = {  # matplotlib's colour: the variable of the page
 }
 INK, FAINT, OURS, *PEERS = STAND_INS
 MARKS = "osDv^"
+DASHES = ("-", "--", ":")  # ours have one colour
 _STYLE: Final[dict[Any, Any]] = {  # matplotlib knows the names one by one
     "svg.fonttype": "path",
     "font.size": 10,
@@ -56,7 +57,8 @@ class Plot:
 
     title: str
     x: str
-    y: str
+    x_text: Callable[[float], str]
+    y_text: Callable[[float], str]
     lines: Sequence[Line]
 
 
@@ -64,9 +66,9 @@ def drawn(plot: Plot) -> str:
     """The SVG element, to stand in a page that defines the variables."""
     with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.title}):  # the same plot, the same bytes
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        axes = figure.add_subplot(xscale="log", yscale="log", xlabel=plot.x, ylabel=plot.y)
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel=plot.x)
         axes.grid(visible=True, linewidth=0.5)
-        peers = iter(PEERS * 3)
+        peers, dashes = iter(PEERS * 3), iter(DASHES * 3)
         for line, mark in zip(plot.lines, MARKS * 3, strict=False):
             xs, ys = zip(*line.points, strict=True)
             axes.plot(
@@ -74,14 +76,17 @@ def drawn(plot: Plot) -> str:
                 ys,
                 label=line.name,
                 color=OURS if line.ours else next(peers),
+                linestyle=next(dashes) if line.ours else "-",
                 linewidth=2.2 if line.ours else 1.3,
                 marker=mark,
                 markersize=4,
             )
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(EngFormatter(sep=""))
+        for axis, text in ((axes.xaxis, plot.x_text), (axes.yaxis, plot.y_text)):
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=99))
+            axis.set_major_formatter(FuncFormatter(lambda value, _, text=text: text(value)))
             axis.set_minor_formatter(NullFormatter())
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)  # never over a line
         return _svg(figure)
 
 

@@ -213,13 +213,23 @@ def test_a_curve_has_a_line_for_each_subject_in_the_order_of_x() -> None:
 
 
 def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> None:
-    plot = Plot("t", "x", "y", [Line("packetfs sync", [(1, 1), (10, 2)], ours=True), Line("b", [(1, 2)], ours=False)])
+    plot = Plot(
+        "t", "x", str, str, [Line("packetfs sync", [(1, 1), (10, 2)], ours=True), Line("b", [(1, 2)], ours=False)]
+    )
 
     text = drawn(plot)
 
     assert text == drawn(plot)
     assert "var(--ours)" in text
     assert re.findall(r"#0[0-9a-f]{5}\b", text) == []
+
+
+def test_an_axis_is_written_in_the_units_of_its_figure() -> None:
+    wire, wall = curves(record(run("bytes of data: 1e6", "packetfs sync", 1)))
+    (parts, _) = curves(record(run("part that changed: 0.001", "packetfs sync", 1)))
+
+    assert (wire.x_text(2e6), wire.y_text(500.0), wall.y_text(0.5)) == ("2 MB", "500 B", "500 ms")
+    assert parts.x_text(0.001) == "0.001"  # not a thousandth of a metre
 
 
 def test_the_newest_record_of_each_kind_is_taken(tmp_path: Path) -> None:
