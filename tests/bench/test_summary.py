@@ -127,3 +127,10 @@ def test_without_a_record_or_a_place_nothing_is_written(tmp_path: Path, monkeypa
     assert main(["--readme", str(readme)]) == 1
 
     assert readme.read_text() == "no marks"
+
+
+def test_the_front_page_has_the_place_for_it() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+
+    assert text.count(BEGIN) == 1
+    assert END in text.partition(BEGIN)[2]
