@@ -1,7 +1,7 @@
 """One page of the results, in one file that needs no other: each figure as a bar beside its peers, and how cost grows.
 
     .venv/bin/python -m bench.page                          the newest record of each kind in bench/results
-    .venv/bin/python -m bench.page FILE.json... --to page.html --picture bytes.svg
+    .venv/bin/python -m bench.page FILE.json... --to page.html
 
 It measures nothing and leaves nothing out. The promises of the pitch come first, kept or not; a case is on the page if
 a record has it, and of the goals the lost ones are listed first. A bar begins at nought, and its length is its share of
@@ -23,8 +23,8 @@ import jinja2
 from markupsafe import Markup
 
 from bench.compare import RESULTS, say
-from bench.plots import Dots, Line, Plot, drawn, standing
-from bench.quantities import MIB, amount, less, seconds
+from bench.plots import Line, Plot, drawn
+from bench.quantities import amount, less, seconds
 
 OURS = "packetfs"
 KINDS = ("promises", "sync", "transfer", "compare", "growth")  # of records, in the order of the page
@@ -88,7 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.page", description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("records", nargs="*", type=Path, help="records to show (default: the newest of each kind)")
     parser.add_argument("--to", type=Path, default=RESULTS / "report.html", help="where the page goes")
-    parser.add_argument("--picture", type=Path, help="where a drawing of the bytes of `sync` goes, for a README")
     options = parser.parse_args(arguments)
     paths = options.records or newest(RESULTS)
     if not paths:
@@ -97,20 +96,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [(kind_of(path), json.loads(path.read_text())) for path in paths]
     options.to.write_text(page(records))
     say(f"written: {options.to}")
-    if options.picture:
-        found = [workload for kind, record in records if kind == "sync" for workload in workloads(record)]
-        if not found:
-            say("no record of bench.sync: there is nothing to draw the picture from")
-            return 1
-        options.picture.write_text(picture(found))
-        say(f"written: {options.picture}")
     return 0
 
 
 def newest(results: Path) -> list[Path]:
-    """The last record of each kind, in the order of the page. Names end with the time, so that they sort by it."""
-    found = {kind: sorted(results.glob(f"{kind}-[0-9]*.json")) for kind in KINDS}
-    return [paths[-1] for paths in found.values() if paths]
+    """The last record of each kind, in the order of the page."""
+    return [path for kind in KINDS if (path := last(results, kind)) is not None]
+
+
+def last(results: Path, kind: str) -> Path | None:
+    """The newest record of that kind. Names end with the time, so that they sort by it."""
+    return max(results.glob(f"{kind}-[0-9]*.json"), default=None)
 
 
 def kind_of(path: Path) -> str:
@@ -120,14 +116,8 @@ def kind_of(path: Path) -> str:
 
 def page(records: Sequence[tuple[str, Record]]) -> str:
     """The page, with its style and its drawings inside."""
-    made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return made.get_template("page.html").render(
+    return rendered(
+        "page.html",
         taken=[(kind, record["taken"], record["machine"]) for kind, record in records],
         verdicts=[verdict for _, record in records for verdict in record.get("verdicts", ())],
         promises=[promise for _, record in records for promise in promises(record)],
@@ -144,12 +134,24 @@ def page(records: Sequence[tuple[str, Record]]) -> str:
         subjects={name: about for _, record in records for name, about in record["subjects"].items()},
         absent={name: why for _, record in records for name, why in record.get("absent", {}).items()},
         failures=[
-            (case, name, why.splitlines()[0])
+            (case, name, " ".join(why.split("\n", 2)[:2]))
             for _, record in records
             for case, by in record.get("failures", {}).items()
             for name, why in by.items()
         ],
     )
+
+
+def rendered(name: str, **values: object) -> str:
+    """The template of that name, which lies here, with the values in their places; text in them is never markup."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return made.get_template(name).render(values)
 
 
 def promises(record: Record) -> list[Promise]:
@@ -162,7 +164,8 @@ def promises(record: Record) -> list[Promise]:
                 for name, share in ((row["beside"], row["less"]), ("rsync -az", row["less_than_rsync"]))
                 if share is not None
             ],
-            _bars({name: (value, text) for name, (value, text) in row["values"].items()}),
+            # Nobody to be beside: parts, which stand in the order in which they came.
+            _bars({name: (value, text) for name, (value, text) in row["values"].items()}, ordered=not row["beside"]),
         )
         for row in record.get("promises", ())
     ]
@@ -229,12 +232,14 @@ def bars(values: Mapping[str, float], text: Callable[[float], str]) -> list[Bar]
     return _bars({name: (value, text(value)) for name, value in values.items()})
 
 
-def _bars(values: Mapping[str, tuple[float, str]]) -> list[Bar]:
+def _bars(values: Mapping[str, tuple[float, str]], *, ordered: bool = False) -> list[Bar]:
     longest = max(value for value, _ in values.values()) or 1.0
     least = min((value for name, (value, _) in values.items() if _kind(name) != "bound"), default=None)
     return [
         Bar(name, value, text, value / longest, _kind(name), value == least)
-        for name, (value, text) in sorted(values.items(), key=lambda item: (item[1][0], item[0]))
+        for name, (value, text) in (
+            values.items() if ordered else sorted(values.items(), key=lambda item: (item[1][0], item[0]))
+        )
     ]
 
 
@@ -246,10 +251,14 @@ def curves(record: Record) -> list[Plot]:
         named.setdefault(curve, []).append((float(x), case))
     return [
         Plot(
-            f"{figure.title}, by {curve}", record["cases"][points[0][1]]["story"], unit, _lines(record, points, figure)
+            f"{figure.title}, by {curve}",
+            record["cases"][points[0][1]]["story"],
+            amount if curve.startswith("bytes") else "{:,g}".format,
+            figure.text,
+            _lines(record, points, figure),
         )
         for curve, points in named.items()
-        for figure, unit in ((FIGURES[0], "bytes"), (_WALL, "seconds"))
+        for figure in (FIGURES[0], _WALL)
     ]
 
 
@@ -261,24 +270,13 @@ def _lines(record: Record, points: Sequence[tuple[float, str]], figure: Figure) 
     return [Line(name, along, ours=_kind(name) == "ours") for name, along in lines.items()]
 
 
-def picture(shown: Sequence[Workload]) -> str:
-    """The bytes of each workload as dots on one axis."""
-    return standing(
-        Dots(
-            "bytes on the wire, both ways",
-            [(workload.name, {bar.subject: bar.value for bar in workload.blocks[0].bars}) for workload in shown],
-            ours=OURS,
-        )
-    )
-
-
 FIGURES = (
     Figure("bytes on the wire, both ways", lambda reading: reading["sent_bytes"] + reading["received_bytes"], amount),
     Figure("CPU of both sides", lambda reading: reading["near_cpu_s"] + reading["far_cpu_s"], seconds),
     Figure(
         "anonymous memory, the larger side",
         lambda reading: max(reading["near_anon_bytes"], reading["far_anon_bytes"]),
-        lambda value: f"{value / MIB:,.0f} MiB",
+        amount,
     ),
     Figure("round trips", lambda reading: reading["round_trips"], lambda value: f"{value:,.1f}"),
 )

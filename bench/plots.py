@@ -1,4 +1,4 @@
-"""Line plots as SVG that takes its colours from the page around it, or carries a light and a dark set of its own.
+"""Line plots as SVG that takes its colours from the page around it.
 
 Drawn by matplotlib with stand-in colours, which are then replaced by CSS variables. Letters are drawn as shapes, so
 that they take the room that was reckoned for them in every browser.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 STAND_INS = {  # matplotlib's colour: the variable of the page
     "#010203": "var(--ink)",
@@ -27,6 +27,7 @@ STAND_INS = {  # matplotlib's colour: the variable of the page
 }
 INK, FAINT, OURS, *PEERS = STAND_INS
 MARKS = "osDv^"
+DASHES = ("-", "--", ":")  # ours have one colour
 _STYLE: Final[dict[Any, Any]] = {  # matplotlib knows the names one by one
     "svg.fonttype": "path",
     "font.size": 10,
@@ -39,12 +40,6 @@ _STYLE: Final[dict[Any, Any]] = {  # matplotlib knows the names one by one
     "axes.spines.right": False,
     "grid.color": FAINT,
 }
-LIGHT = (
-    "--ink:#1c1c1e;--faint:#d0d0d5;--ours:#0a66c2;--peer-1:#8a5a00;--peer-2:#6b7280;--peer-3:#9d4edd;--peer-4:#2f855a"
-)
-DARK = (
-    "--ink:#e8e8ea;--faint:#44444a;--ours:#6cb2ff;--peer-1:#e0a94a;--peer-2:#a0a6b0;--peer-3:#c79bf2;--peer-4:#7bd3a0"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +57,18 @@ class Plot:
 
     title: str
     x: str
-    y: str
+    x_text: Callable[[float], str]
+    y_text: Callable[[float], str]
     lines: Sequence[Line]
-
-
-@dataclass(frozen=True, slots=True)
-class Dots:
-    """A row for each workload, a dot for each subject, on one logarithmic axis."""
-
-    x: str
-    rows: Sequence[tuple[str, Mapping[str, float]]]
-    ours: str  # what the names of our subjects begin with
 
 
 def drawn(plot: Plot) -> str:
     """The SVG element, to stand in a page that defines the variables."""
     with mpl.rc_context(_STYLE | {"svg.hashsalt": plot.title}):  # the same plot, the same bytes
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        axes = figure.add_subplot(xscale="log", yscale="log", xlabel=plot.x, ylabel=plot.y)
+        axes = figure.add_subplot(xscale="log", yscale="log", xlabel=plot.x)
         axes.grid(visible=True, linewidth=0.5)
-        peers = iter(PEERS * 3)
+        peers, dashes = iter(PEERS * 3), iter(DASHES * 3)
         for line, mark in zip(plot.lines, MARKS * 3, strict=False):
             xs, ys = zip(*line.points, strict=True)
             axes.plot(
@@ -89,45 +76,18 @@ def drawn(plot: Plot) -> str:
                 ys,
                 label=line.name,
                 color=OURS if line.ours else next(peers),
+                linestyle=next(dashes) if line.ours else "-",
                 linewidth=2.2 if line.ours else 1.3,
                 marker=mark,
                 markersize=4,
             )
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(EngFormatter(sep=""))
+        for axis, text in ((axes.xaxis, plot.x_text), (axes.yaxis, plot.y_text)):
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=99))
+            axis.set_major_formatter(FuncFormatter(lambda value, _, text=text: text(value)))
             axis.set_minor_formatter(NullFormatter())
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)  # never over a line
         return _svg(figure)
-
-
-def standing(dots: Dots) -> str:
-    """A whole SVG file, which has its colours with it and follows the reader's choice of light or dark."""
-    subjects = list(dict.fromkeys(name for _, row in dots.rows for name in row))
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": dots.x}):
-        figure = Figure(figsize=(9, 1.2 + 0.42 * len(dots.rows)), layout="constrained")
-        axes = figure.add_subplot(xscale="log", xlabel=dots.x)
-        axes.grid(visible=True, axis="x", linewidth=0.5)
-        peers = iter(PEERS * 3)
-        for name, mark in zip(subjects, MARKS * 3, strict=False):
-            is_ours = name.startswith(dots.ours)
-            points = [(row[name], -number) for number, (_, row) in enumerate(dots.rows) if name in row]
-            axes.scatter(
-                [x for x, _ in points],
-                [y for _, y in points],
-                label=name,
-                color=OURS if is_ours else next(peers),
-                marker=mark,
-                s=58 if is_ours else 30,
-                zorder=3 if is_ours else 2,
-            )
-        axes.set_yticks([-number for number in range(len(dots.rows))], [name for name, _ in dots.rows])
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside upper center", ncols=min(len(subjects), 5), frameon=False, fontsize=9)
-        text = _svg(figure)
-    colours = f"<style>svg{{{LIGHT}}}@media (prefers-color-scheme:dark){{svg{{{DARK}}}}}</style>"
-    return text.replace(">", f">{colours}", 1) + "\n"
 
 
 def _svg(figure: Figure) -> str:

@@ -77,9 +77,11 @@ class Row:
     pitch: str
     measured: str
     must: str
+    at_most: float | None  # the same as a share of the figure of whom it is judged by
     kept: bool | None
     rounds: int
     ours: str
+    worst: str  # of ours: the name in `values` of the one that decides
     beside: str  # whom it is judged by
     limit: str
     best_peer: str
@@ -183,24 +185,27 @@ def judged(promise: Promise, runs: Sequence[Run]) -> Row:
     taken = _taken(promise.figure, (r for r in runs if r.case == promise.case and r.subject not in others))
     values = {name: statistics.median(found) for name, found in taken.items()}
     ours = {name: values[name] for name in promise.ours if name in values}
-    worst = max(ours.values(), default=None)
+    worst = max(ours, key=lambda name: ours[name], default=None)
     named = (promise.beside, RSYNC_Z, *BOUNDS)
     peers = {name: v for name, v in values.items() if name not in named and not name.startswith("packetfs")}
     best = min(peers, key=lambda name: peers[name], default=None)
     text = promise.figure.text
-    share = _less(worst, values.get(promise.beside))
+    decides = None if worst is None else ours[worst]
+    share = _less(decides, values.get(promise.beside))
     return Row(
         pitch=promise.pitch,
         measured=f"{promise.case}: {promise.figure.title}",
         must=_must(promise),
+        at_most=1 - promise.less,
         kept=None if share is None else share >= promise.less,
         rounds=min((len(found) for found in taken.values()), default=0),
-        ours=", ".join(f"{name.partition(' ')[2]} {text(value)}" for name, value in ours.items()),
+        ours="; ".join(f"{name.partition(' ')[2]} {text(value)}" for name, value in ours.items()),
+        worst=worst or "",
         beside=promise.beside,
         limit=f"{promise.limit} {text(values[promise.limit])}" if promise.limit in values else _words(promise.limit),
         best_peer="" if best is None else f"{best} {text(peers[best])}",
         less=share,
-        less_than_rsync=_less(worst, values.get(RSYNC_Z)),
+        less_than_rsync=_less(decides, values.get(RSYNC_Z)),
         values={name: (value, text(value)) for name, value in values.items()},
     )
 
@@ -224,9 +229,11 @@ def endless(run: Run) -> Row:
         measured=f"{run.case}: {len(rates)} parts of {amount(part_bytes)}",
         must=f"at least {amount(RATE_MIN)}/s; last third >= {sustained.DECAY_MIN} x the first, "
         f"in <= {sustained.GROWTH_MAX} x its memory",
+        at_most=None,
         kept=kept,
         rounds=1,
         ours=f"{each}; memory of the server {amount(memory_first)}, then {amount(memory_last)}",
+        worst="",
         beside="",
         limit="the disk",
         best_peer="",

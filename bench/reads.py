@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from platform import python_version
 
 import packetfs
 from bench.cases import SEED, Case
@@ -65,7 +66,7 @@ class Here(Mover):
         return ""
 
     def version(self) -> str:
-        return packetfs.__version__
+        return f"packetfs {packetfs.__version__}" if self.name.startswith("packetfs") else f"Python {python_version()}"
 
 
 def subjects() -> list[Subject]:

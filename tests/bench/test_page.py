@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.page import bars, curves, kind_of, main, newest, page, promises, stores, workloads
-from bench.plots import Dots, Line, Plot, drawn, standing
+from bench.plots import Line, Plot, drawn
 
 MACHINE = {
     "cpu": "A <CPU>",
@@ -41,7 +41,7 @@ def record(*runs: dict[str, Any], verdicts: tuple[dict[str, Any], ...] = ()) -> 
         "machine": MACHINE,
         "subjects": {one["subject"]: {"version": "1", "promise": "durable"} for one in runs},
         "absent": {"unison": "is not installed"},
-        "failures": {"no-op": {"scp": "exit 1\nmore"}},
+        "failures": {"no-op": {"scp": "exit 1\nbecause\nmore"}},
         "cases": {one["case"]: {"story": "a story", "link": "100 Mbit/s"} for one in runs},
         "verdicts": list(verdicts),
         "runs": list(runs),
@@ -117,7 +117,8 @@ def test_the_page_shows_what_was_lost_first_and_who_was_missing_and_what_failed(
     assert text.index("gone") < text.index("won")
     assert "1 met, 1 lost" in text
     assert "unison : not measured, is not installed" in text
-    assert "no-op, scp : no figure, exit 1" in text
+    assert "no-op, scp : no figure, exit 1 because" in text
+    assert "because more" not in text
 
 
 def test_what_was_measured_on_one_machine_is_shown_step_by_step() -> None:
@@ -166,7 +167,7 @@ def test_the_promises_lead_with_their_verdicts_whether_kept_or_not() -> None:
     assert "1 kept, 1 not kept, 1 not judged" in text
     assert text.index("kept network") < text.index("not kept memory") < text.index("not judged CPU")
     assert text.index("not judged CPU") < text.index("no-op")
-    assert "50 % less than tar over TCP, 2 x rsync -az" in text  # no-break spaces are spaces here
+    assert "50 % less than tar over TCP 2 x rsync -az" in text  # no-break spaces are spaces here
 
 
 def test_a_promise_has_a_bar_for_everybody_with_the_figures_that_were_recorded() -> None:
@@ -177,6 +178,20 @@ def test_a_promise_has_a_bar_for_everybody_with_the_figures_that_were_recorded()
         ("packetfs sync", 0.5, "5 B", "ours"),
         ("tar over TCP", 1.0, "10 B", "peer"),
     ]
+
+
+def test_parts_stand_in_the_order_in_which_they_came() -> None:
+    row = promise("sustained", True) | {"beside": "", "values": {"part 1": [9.0, "a"], "part 2": [5.0, "b"]}}
+
+    (made,) = promises({"promises": [row]})
+
+    assert [bar.subject for bar in made.bars] == ["part 1", "part 2"]
+
+
+def test_two_promises_on_the_same_figures_share_their_bars() -> None:
+    text = page([("promises", record() | {"promises": [promise("by address", True), promise("by name", False)]})])
+
+    assert text.count("<h3>next release: bytes</h3>") == 1
 
 
 def test_names_are_text_and_never_markup() -> None:
@@ -198,7 +213,9 @@ def test_a_curve_has_a_line_for_each_subject_in_the_order_of_x() -> None:
 
 
 def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> None:
-    plot = Plot("t", "x", "y", [Line("packetfs sync", [(1, 1), (10, 2)], ours=True), Line("b", [(1, 2)], ours=False)])
+    plot = Plot(
+        "t", "x", str, str, [Line("packetfs sync", [(1, 1), (10, 2)], ours=True), Line("b", [(1, 2)], ours=False)]
+    )
 
     text = drawn(plot)
 
@@ -207,13 +224,12 @@ def test_a_plot_takes_its_colours_from_the_page_and_is_the_same_every_time() -> 
     assert re.findall(r"#0[0-9a-f]{5}\b", text) == []
 
 
-def test_a_picture_that_stands_alone_has_its_colours_with_it_for_light_and_dark() -> None:
-    text = standing(Dots("bytes", [("no change", {"packetfs sync": 700.0, "rsync -a": 270_000.0})], ours="packetfs"))
+def test_an_axis_is_written_in_the_units_of_its_figure() -> None:
+    wire, wall = curves(record(run("bytes of data: 1e6", "packetfs sync", 1)))
+    (parts, _) = curves(record(run("part that changed: 0.001", "packetfs sync", 1)))
 
-    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", text))
-    light, dark = re.findall(r"svg\{([^}]*)\}", text)
-    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", light)}
-    assert used <= {name for name, _ in re.findall(r"(--[a-z0-9-]+):(#[0-9a-f]{6})", dark)}
+    assert (wire.x_text(2e6), wire.y_text(500.0), wall.y_text(0.5)) == ("2 MB", "500 B", "500 ms")
+    assert parts.x_text(0.001) == "0.001"  # not a thousandth of a metre
 
 
 def test_the_newest_record_of_each_kind_is_taken(tmp_path: Path) -> None:

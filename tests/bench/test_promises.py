@@ -36,7 +36,8 @@ def test_the_worst_of_ours_decides() -> None:
     row = judged(PROMISE, [*sent(PLAIN, 100_000), *sent(OURS, 500), *sent("packetfs push", 2_000)])
 
     assert row.kept is False
-    assert row.ours == "sync, TLS 500 B, push 2 KB"
+    assert row.ours == "sync, TLS 500 B; push 2 KB"
+    assert row.worst == "packetfs push"
 
 
 def test_what_was_not_measured_has_no_verdict() -> None:
@@ -151,8 +152,14 @@ def test_every_way_to_read_brings_the_bytes_that_were_written(tmp_path: Path, mo
         (less(-1.5), "2.5 x"),
         (amount(999), "999 B"),
         (amount(123_456_789), "123 MB"),
+        (amount(999_499), "999 KB"),
+        (amount(999_999), "1 MB"),
+        (amount(2e12), "2,000 GB"),
         (seconds(0.000_004_95), "4.95 µs"),
         (seconds(0.0), "0 ms"),
+        (seconds(0.000_999_9), "1 ms"),
+        (seconds(0.9999), "1 s"),
+        (seconds(12_345), "12,345 s"),
         (seconds(0.05), "50 ms"),
         (seconds(1.5), "1.5 s"),
     ],
