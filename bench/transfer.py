@@ -106,7 +106,7 @@ def play_all(
     """Measure those of `rows` that were asked for, print what `report` makes of it, write it; the exit code.
 
     `subjects` are there besides the movers; what `more` makes of the result is in the record as well. Cases that need
-    two machines are left out, and that is said, where there can be none.
+    two machines are left out, and that is said, where there can be none; so are those whose data cannot be made here.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
@@ -120,7 +120,8 @@ def play_all(
         if (options.full or not case.full or case.name in (options.case or ()))
         and (not options.case or any(name in (case.name, case.name.partition(":")[0]) for name in options.case))
     ]
-    left_out = {case.name: why for case in chosen if not case.here} if (why := impossible()) else {}
+    nowhere = impossible()
+    left_out = {case.name: why for case in chosen if (why := (not case.here and nowhere) or case.missing())}
     for case, why in left_out.items():
         say(f"{case} is left out: {why}")
     chosen = [case for case in chosen if case.name not in left_out]
