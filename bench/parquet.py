@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 ROWS = 1_000_000
-UPDATED = ROWS // 100  # one run of rows, in the middle
-APPENDED = ROWS * 2 // 100
 ROW_GROUP = 131_072
 SEED = 20_261_128
 STATES = ("new", "paid", "packed", "shipped", "delivered", "returned")
@@ -28,20 +26,21 @@ def missing() -> str:
     return f"not installed: pip install -c constraints.txt {' '.join(absent)}" if absent else ""
 
 
-def write(path: Path, *, changed: bool) -> None:
-    """Write the table to `path`; with its updates and its new rows if it has `changed`."""
+def write(path: Path, *, changed: bool, rows: int = ROWS) -> None:
+    """Write the table to `path`; if it has `changed`, with 1 % of its rows updated and 2 % more."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = _columns(np.random.default_rng(SEED), 0, ROWS)
+    columns = _columns(np.random.default_rng(SEED), 0, rows)
     if changed:
         dice = np.random.default_rng(SEED + 1)
-        at = slice(ROWS // 2, ROWS // 2 + UPDATED)
-        columns["state"][at] = dice.choice(STATES, UPDATED)
-        columns["total"][at] = dice.integers(100, 100_000, UPDATED) / 100
-        columns["score"][at] = dice.random(UPDATED, dtype=np.float32)
-        added = _columns(dice, ROWS, APPENDED)
+        updated = rows // 100
+        at = slice(rows // 2, rows // 2 + updated)  # one run, in the middle
+        columns["state"][at] = dice.choice(STATES, updated)
+        columns["total"][at] = dice.integers(100, 100_000, updated) / 100
+        columns["score"][at] = dice.random(updated, dtype=np.float32)
+        added = _columns(dice, rows, rows * 2 // 100)
         columns = {name: np.concatenate([column, added[name]]) for name, column in columns.items()}
     table = pa.table({name: pa.array(column) for name, column in columns.items()})
     pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
