@@ -2,7 +2,7 @@
 
 The upgrade is a real one: Debian 12 as its last point release has it, then everything that security.debian.org has for
 it that is newer. There is no kernel and no boot loader. It is made once, by root, from what the mirrors have that day:
-two desks agree on how much it is, not on its bytes.
+two runs of it agree on how much it is, not on its bytes.
 
 What runs of the packages runs in a chroot, with mounts and processes of its own that end with it.
 """
