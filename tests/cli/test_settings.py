@@ -14,6 +14,7 @@ LADDER: list[tuple[str, Any, tuple[str, str, Any], tuple[str, Any], Any]] = [
     ("volume", "/flag", ("PACKETFS_VOLUME", "/env", "/env"), ('volume = "/file"', "/file"), None),
     ("lock_wait_s", 1.0, ("PACKETFS_LOCK_WAIT", "2m", 120.0), ("lock-wait = 3", 3.0), LOCK_WAIT_S),
     ("lock_wait_s", 1.0, ("PACKETFS_LOCK_WAIT", "2", 2.0), ('lock-wait = "1h"', 3600.0), LOCK_WAIT_S),
+    ("lock_wait_s", 1.0, ("PACKETFS_LOCK_WAIT", "7d", 604_800.0), ('lock-wait = "0.5w"', 302_400.0), LOCK_WAIT_S),
     ("progress", True, ("PACKETFS_PROGRESS", "0", False), ("progress = false", False), True),
     ("json", False, ("PACKETFS_JSON", "yes", True), ("json = true", True), False),
     ("ssh", "ssh -4", ("PACKETFS_SSH", "ssh -p 1", "ssh -p 1"), ('ssh = "ssh -v"', "ssh -v"), "ssh"),

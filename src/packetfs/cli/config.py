@@ -77,8 +77,8 @@ def wants_json(arguments: Sequence[str], environment: Mapping[str, str]) -> bool
 
 
 def seconds(text: str, origin: str) -> float:
-    """A duration such as `10`, `1.5`, `30s`, `2m` or `1h`; `origin` says in an error where it was written."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    """A duration such as `10`, `1.5`, `30s`, `2m`, `1h` or `7d`; `origin` says in an error where it was written."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}.get(text[-1:], 0)
     try:
         value = float(text[:-1] if unit else text) * (unit or 1)
     except ValueError:
@@ -87,7 +87,7 @@ def seconds(text: str, origin: str) -> float:
         raise UsageError(
             f"{origin}: {text!r} is not a duration",
             code="bad-config",
-            hint="write seconds, or a number with s, m or h: 10, 30s, 2m",
+            hint="write seconds, or a number with s, m, h, d or w: 10, 30s, 7d",
         )
     return value
 
