@@ -96,7 +96,8 @@ def measure(machines: Machines, case: Case, subject: Subject, place: Path, numbe
         machines.wait_until_quiet()
         subject.clean(scene)
         machines.set_link(Link())
-        check(subject, scene)
+        # Two saves come within a second, and rsync takes a directory for dated already if the second is right.
+        check(subject, scene, frozenset({"directory mtime"}))
     reading = Reading(wall_s=statistics.median(taken), notes={"saves_s": taken})
     return Run(case.name, subject.name, number, moved.bytes, moved.files, reading)
 
