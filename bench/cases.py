@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import disk_image, parquet
 from bench.harness import NEW_DAY_NS, Link, ticking
 from bench.packages import DATA, Package, unpack
 from bench.pairs import PAIRS, Pair
@@ -74,6 +75,7 @@ class Case:
     pair: bool = False  # one of the version pairs, which have a median goal together
     here: bool = False  # needs one machine only
     by: Callable[..., Any] | None = None  # measures one run in the place of `transfer.measure_case`
+    missing: Callable[[], str] = str  # what its data are made with and is not here, with how to get it; empty: nothing
 
 
 def cases() -> list[Case]:
@@ -205,12 +207,30 @@ def _version_pairs() -> list[Case]:
         ("float32 rows", "64 MiB of 4,000-byte float32 rows, every tenth replaced", (_floats, _floats_changed)),
         ("insert", "1 KiB inserted into 128 MiB of log lines at 10 %", (partial(_log, 128), _log_insert)),
         ("append", "1 % appended to 128 MiB of log lines", (partial(_log, 128), _log_append)),
+        (
+            "parquet",
+            "a table of a million rows in zstd-compressed Parquet; 1 % updated in its middle, 2 % appended",
+            (partial(_table, 0), partial(_table, 1)),
+        ),
+        (
+            "disk image",
+            "an ext4 image of 768 MiB with a small Debian 12 server, before and after apt upgraded it in place",
+            (partial(_disk_image, 0), partial(_disk_image, 1)),
+        ),
     ]
+    missing = {
+        "database pages": no_postgresql,
+        "parquet": parquet.missing,
+        "disk image": disk_image.missing,
+    }
     ours = (SESSION, PUSH, PULL)
     goal = Goal(ours, "wire_bytes", 1.02, beside=(PATCH,), net_of_ssh=True)  # a patch has no channel either
     peers = (TAR_ZSTD, "rsync -az", "rsync -az -B4096", "rclone", *STORES)
     subjects = (*ours, SSH, *peers, PATCH, PATCH_PLAIN, "xdelta3")
-    return [Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True) for name, story, (old, new) in rows]
+    return [
+        Case(f"pair: {name}", story, old, new, (goal,), subjects, pair=True, missing=missing.get(name, str))
+        for name, story, (old, new) in rows
+    ]
 
 
 def _replaced() -> Case:
@@ -407,6 +427,26 @@ def _log(mib: int, place: Path) -> None:
     _copy(_generated(DATA / "generated" / f"log-{mib}.log", write), place / "service.log")
 
 
+def _table(state: int, place: Path) -> None:
+    """A table before (0) and after (1) a day's changes; a program that saves it writes the whole file anew."""
+    kept = _generated(DATA / "generated" / f"orders-{state}.parquet", partial(parquet.write, changed=bool(state)))
+    _copy(kept, place / "orders.parquet")
+    (place / "orders.parquet").touch()
+
+
+def _disk_image(state: int, place: Path) -> None:
+    """A server's disk before (0) and after (1) its upgrade."""
+    kept = DATA / "generated" / "disk-image"
+    if not kept.exists():
+        unfinished = kept.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        disk_image.make(unfinished)
+        unfinished.rename(kept)
+    _copy(kept / ("before.img", "after.img")[state], place / "disk.img")
+    (place / "disk.img").touch()
+
+
 def _million(place: Path) -> None:
     dice = random.Random(SEED)
     for outer in range(1_000):
@@ -452,11 +492,17 @@ def _databases() -> Path:
     return kept
 
 
+def no_postgresql() -> str:
+    """Why there can be no database here; empty if there can."""
+    return "" if _postgresql() else "not installed: apt-get install postgresql"
+
+
+def _postgresql() -> list[str]:
+    return sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+
+
 def _run_pgbench(kept: Path) -> None:
-    binaries = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
-    if not binaries:
-        raise SystemExit("the pages of a database need PostgreSQL: apt-get install postgresql")
-    tools = Path(binaries[-1])
+    tools = Path(_postgresql()[-1])
     owner = pwd.getpwnam("postgres")
     as_owner = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"]
     with tempfile.TemporaryDirectory(prefix="packetfs-pages-") as scratch:

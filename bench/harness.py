@@ -419,6 +419,7 @@ AuthorizedKeysFile {self.directory}/user_key.pub
 AuthenticationMethods publickey
 PermitRootLogin prohibit-password
 StrictModes no
+MaxStartups 100
 UsePAM no
 UseDNS no
 PrintMotd no

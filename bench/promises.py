@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import latency, reads, sustained
-from bench.cases import PATCH, PUSH, PUSH_TLS, SEED, SYNC, Case, cases, database_dump
+from bench.cases import PATCH, PUSH, PUSH_TLS, SEED, SYNC, Case, cases, database_dump, no_postgresql
 from bench.quantities import amount, less, seconds
 from bench.transfer import Measured, Run, options_of, play_all, who
 from bench.workloads import MIB
@@ -144,6 +144,7 @@ def workloads(*, quick: bool, full: bool) -> list[Case]:
             (),
             everyone,
             timed=True,
+            missing=no_postgresql,
         ),
         of("first copy of the tree", FIRST),
         Case(

@@ -106,7 +106,7 @@ def play_all(
     """Measure those of `rows` that were asked for, print what `report` makes of it, write it; the exit code.
 
     `subjects` are there besides the movers; what `more` makes of the result is in the record as well. Cases that need
-    two machines are left out, and that is said, where there can be none.
+    two machines are left out, and that is said, where there can be none; so are those whose data cannot be made here.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
@@ -120,15 +120,15 @@ def play_all(
         if (options.full or not case.full or case.name in (options.case or ()))
         and (not options.case or any(name in (case.name, case.name.partition(":")[0]) for name in options.case))
     ]
-    left_out = {case.name: why for case in chosen if not case.here} if (why := impossible()) else {}
-    for case, why in left_out.items():
+    without = left_out(chosen)
+    for case, why in without.items():
         say(f"{case} is left out: {why}")
-    chosen = [case for case in chosen if case.name not in left_out]
+    chosen = [case for case in chosen if case.name not in without]
     if not chosen:
         return 1
     named = {subject for case in chosen for subject in case.subjects}
     asked = [s for s in (*everyone(), *subjects) if s.name in (options.only or named)]
-    measured = Measured(chosen, asked, {s.name: why for s in asked if (why := s.missing())}, left_out)
+    measured = Measured(chosen, asked, {s.name: why for s in asked if (why := s.missing())}, without)
     for subject, why in measured.absent.items():
         say(f"{subject}: {why}; it is left out")
 
@@ -144,6 +144,12 @@ def play_all(
     print(table)
     write(name, measured, table, more(measured))
     return code or (1 if measured.failures or (measured.absent and options.only) else 0)
+
+
+def left_out(chosen: Sequence[Case]) -> dict[str, str]:
+    """The cases that cannot be played here, and why."""
+    nowhere = impossible()
+    return {case.name: why for case in chosen if (why := (not case.here and nowhere) or case.missing())}
 
 
 def _measure(measured: Measured, options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from bench.movers.packetfs_tls import PullOverTLS, PushOverTLS, SyncOverTLS
 from bench.movers.patches import Xdelta, ZstdPatch
 from bench.movers.rclone import Rclone
 from bench.movers.restic import Restic
-from bench.movers.rsync import BLOCKS, Rsync, RsyncDaemon
+from bench.movers.rsync import BLOCKS, Rsync, RsyncDaemon, RsyncPull
 from bench.movers.ssh import Scp, SshAlone
 from bench.movers.syncthing import Syncthing
 from bench.movers.tar import Tar
@@ -41,6 +41,7 @@ def everyone() -> list[Subject]:
         Rsync("-z"),
         Rsync("-z", *BLOCKS),
         Rsync("--partial", "--no-whole-file"),
+        RsyncPull(),
         RsyncDaemon(),
         Scp(),
         Unison(),

@@ -61,8 +61,12 @@ class PacketFSPull(PacketFSPush):
     def command(self, scene: Scene) -> list[str | Path]:
         return [PACKETFS, "pull", "--delete", *self.remote(scene), self.arrived(scene)]
 
-    def run(self, scene: Scene) -> Reading:
+    def offer(self, scene: Scene) -> None:
+        """Let the far side fill the volume with what is to be pulled. Not measured."""
         scene.machines.at_far([PACKETFS, "push", scene.source, f"{self.volume(scene)}::main"])
+
+    def run(self, scene: Scene) -> Reading:
+        self.offer(scene)
         return super().run(scene)
 
     def interrupt(self, scene: Scene, after_bytes: int) -> Reading:

@@ -52,10 +52,14 @@ class _OverTLS(PacketFSPush):
             return
         root, there = scene.far / "served", {"XDG_DATA_HOME": str(scene.far / "data")}
         root.mkdir(exist_ok=True)
-        serve: list[str | Path] = [PACKETFS, "serve", "--root", root]
-        where: list[str | Path] = ["--listen", f"{FAR}:{PORT}"]
-        self._server = scene.machines.serve([*serve, *where, *self.exports(scene)], PORT, there)
-        token = scene.machines.at_far([*serve, "--invite", "--role", "admin"], there).strip()
+        serve: list[str | Path] = [PACKETFS, "serve", "--root", root, "--listen", f"{FAR}:{PORT}"]
+        self._server = scene.machines.serve([*serve, *self.exports(scene)], PORT, there)
+        self.join(scene)
+
+    def join(self, scene: Scene) -> None:
+        """Pair the near side with the server that runs."""
+        invite: list[str | Path] = [PACKETFS, "serve", "--root", scene.far / "served", "--invite", "--role", "admin"]
+        token = scene.machines.at_far(invite, {"XDG_DATA_HOME": str(scene.far / "data")}).strip()
         pair: list[str | Path] = [PACKETFS, "pair", "--address", self.address(scene), token]
         scene.machines.run(pair, scene.near, self.environment(scene))
 
@@ -72,6 +76,10 @@ class PullOverTLS(_OverTLS, PacketFSPull):
 
     name = "packetfs pull, TLS"
     promise = PacketFSPull.promise + STANDING
+
+    def offer(self, scene: Scene) -> None:
+        self._serve(scene)
+        super().offer(scene)
 
 
 class SyncOverTLS(_OverTLS, PacketFSSync):

@@ -30,6 +30,27 @@ class Rsync(Mover):
         return ["rsync", "-a", "--delete", *self._options, "-e", scene.machines.ssh_command, f"{scene.source}/", target]
 
 
+class RsyncPull(Rsync):
+    """The same called by who receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "rsync -a, pulled"
+
+    def command(self, scene: Scene) -> list[str | Path]:
+        how: list[str | Path] = ["-e", scene.machines.ssh_command]
+        return ["rsync", "-a", "--delete", *how, f"{HOST}:{scene.source}/", f"{self.arrived(scene)}/"]
+
+    def arrived(self, scene: Scene) -> Path:
+        return scene.near / "pulled"
+
+    def offer(self, scene: Scene) -> None:
+        """What is to be pulled is there."""
+
+    def join(self, scene: Scene) -> None:
+        """The near side has its key."""
+
+
 class RsyncDaemon(Mover):
     """`rsync -a --delete` to a daemon that listens: nothing is encrypted, nobody says who they are."""
 

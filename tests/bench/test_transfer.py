@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from bench import cases as rows
-from bench import harness, measure, sync
+from bench import growth, harness, measure, parquet, sync
 from bench.cases import Case, Goal, cases
 from bench.harness import Reading, counted_round_trips
 from bench.movers import everyone
 from bench.movers.patches import times_column
-from bench.transfer import Measured, Run, judge, report, shown
+from bench.transfer import Measured, Run, judge, left_out, report, shown
 from bench.workloads import MIB
 
 
@@ -161,6 +161,34 @@ def test_every_case_names_subjects_that_exist_and_figures_that_are_read() -> Non
             assert set(goal.ours) | set(goal.beside) <= set(row.subjects)
             assert goal.over in {"", *names}
             assert not goal.net_of_ssh or "ssh alone" in row.subjects
+
+
+def test_a_case_whose_data_cannot_be_made_here_is_left_out_with_what_is_missing() -> None:
+    possible = replace(case(), here=True)
+    without = replace(possible, name="other", missing=lambda: "apt-get install it")
+
+    assert left_out([possible, without]) == {"other": "apt-get install it"}
+
+
+@pytest.mark.parametrize(("commands", "code"), [("true true", 0), ("true false true", 1), ("false true", 1)])
+def test_of_commands_that_run_at_once_one_that_fails_is_noticed(commands: str, code: int) -> None:
+    script = growth.at_once([[command] for command in commands.split()])
+
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == code
+
+
+def test_a_table_keeps_its_rows_but_for_one_in_a_hundred_and_gets_two_more_for_each(tmp_path: Path) -> None:
+    tables = pytest.importorskip("pyarrow.parquet", reason=parquet.missing())
+    old, new, again = (tmp_path / name for name in ("old", "new", "again"))
+
+    parquet.write(old, changed=False, rows=10_000)
+    for path in (new, again):
+        parquet.write(path, changed=True, rows=10_000)
+
+    before, after = (tables.read_table(path).to_pylist() for path in (old, new))
+    assert len(after) - len(before) == 200
+    assert [n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b] == list(range(5_000, 5_100))
+    assert new.read_bytes() == again.read_bytes()
 
 
 def test_there_are_at_least_eight_version_pairs() -> None:
