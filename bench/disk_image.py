@@ -37,6 +37,7 @@ chroot "$root" apt-get -q -y upgrade
 chroot "$root" apt-get -q clean
 rm "$root/usr/sbin/policy-rc.d"
 umount "$root/proc"
+sync -f "$root"  # the journal holds on to what was deleted until it is committed
 fstrim "$root"
 umount "$root"
 """
