@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import packetfs
 from tests.end_to_end.conftest import Run
 from tests.end_to_end.trees import change, difference, facts, grow
 
@@ -90,6 +91,23 @@ def test_without_the_secret_files_come_out_unverified_and_nothing_is_written_to_
     assert {path: path.read_bytes() for path in volume.rglob("*") if path.is_file()} == files
     run("rebuild", "--without-secret", "--into", tmp_path / "found", volume, code=8)  # not empty any more
     run("rebuild", "--without-secret", volume, code=2)
+
+
+def test_without_the_secret_a_snapshot_that_cannot_be_read_gives_way_to_the_one_before(
+    volume: Path, tmp_path: Path, run: Run
+) -> None:
+    with packetfs.open(volume) as opened:
+        newest, before = (snapshot for ref, _, snapshot in reversed(list(opened.snapshots())) if ref == "main")
+    (data,) = volume.glob("segments/*.data")
+    stored = bytearray(data.read_bytes())
+    stored[stored.index(newest.data)] ^= 0xFF
+    data.write_bytes(stored)
+    (volume / "secret").unlink()
+
+    done = run("rebuild", "--without-secret", "--into", tmp_path / "found", volume, code=3)
+
+    assert f"main@{before.short}" in done.err
+    assert (tmp_path / "found" / "notes" / "note").read_text() == "a note"
 
 
 def test_without_the_secret_damage_gives_wrong_files_and_no_crash_and_nothing_outside_of_the_directory(

@@ -50,36 +50,40 @@ def salvage(
     _make(path, into)
     descriptor = decode_descriptor(_read(os.path.join(path, DESCRIPTOR_NAME)))
     source = kernel.Unverified(os.fsencode(path), descriptor.volume_id)
-    done = tuple(_write(source, entry, into, progress, why_not=why_not) for entry, why_not in _newest(source))
+    done = tuple(_write(source, ref, found, into, progress, why_not=why) for ref, found, why in _newest(source))
     if not done:
         raise DamagedError(f"no journal entry was found in the segments of {path!r}", code="journal-damaged")
     return (done, *source.lost)
 
 
-def _newest(source: kernel.Unverified) -> Iterator[tuple[Entry, str]]:
-    """The last commit of each ref, as far as entries can be believed, by ref; and why it may not be whole."""
-    newest: dict[str, Entry] = {}
+def _newest(source: kernel.Unverified) -> Iterator[tuple[str, Snapshot, str]]:
+    """The last snapshot of each ref that can be read, by ref; and why it may not be whole."""
+    newest: dict[str, tuple[Entry, Snapshot]] = {}
     forgotten: set[tuple[str, int]] = set()
     for chunk in source.journal(ENTRY_BYTES_MAX + MAC_BYTES):
         with suppress(PacketFSError):
             entry = decode_entry(chunk[:-MAC_BYTES])
             if isinstance(entry.body, Commit):
                 ref = check_ref(entry.body.ref)  # it becomes a name beneath the target
+                snapshot = decode_snapshot(entry.body.snapshot, entry.body.snapshot_id)
                 before = newest.get(ref)
-                if before is None or (before.epoch, before.seq) < (entry.epoch, entry.seq):
-                    newest[ref] = entry
+                if before is None or (before[0].epoch, before[0].seq) < (entry.epoch, entry.seq):
+                    newest[ref] = entry, snapshot
             elif isinstance(entry.body, Forget):
                 forgotten.update((entry.body.ref, seq) for seq in entry.body.seqs)
-    for ref, entry in sorted(newest.items()):
-        yield entry, _REMOVED if (ref, entry.seq) in forgotten else ""
+    for ref, (entry, snapshot) in sorted(newest.items()):
+        yield ref, snapshot, _REMOVED if (ref, entry.seq) in forgotten else ""
 
 
 def _write(
-    source: kernel.Unverified, entry: Entry, into: str, progress: Callable[[Progress], None] | None, *, why_not: str
+    source: kernel.Unverified,
+    ref: str,
+    snapshot: Snapshot,
+    into: str,
+    progress: Callable[[Progress], None] | None,
+    *,
+    why_not: str,
 ) -> Salvaged:
-    assert isinstance(entry.body, Commit), "only those were kept"
-    ref = entry.body.ref
-    snapshot = decode_snapshot(entry.body.snapshot, entry.body.snapshot_id)
     files = 0
 
     def advance(entries: int, written_bytes: int) -> None:
