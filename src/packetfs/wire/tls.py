@@ -198,6 +198,10 @@ class Tls:
 
     def _say_end(self) -> None:
         """Tell the peer that this is the end, and no cut; unless it has said so itself, or takes nothing any more."""
+        if not self._has_ended:
+            # It may have come, and nobody has read it yet: to answer it would be one turn more.
+            with self._tls, suppress(OSError, ValueError):
+                self._has_ended = not self._socket.recv(_RECORD_BYTES)
         # `unwrap` would wait for the answer if the socket could block; nobody reads any more by now.
         if not self._has_ended:
             with self._tls, suppress(OSError, ValueError):
