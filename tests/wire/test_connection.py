@@ -7,6 +7,7 @@ from itertools import accumulate
 import msgspec
 import pytest
 
+from packetfs.env import SystemEnv
 from packetfs.errors import InvalidError, PacketFSError, UnavailableError
 from packetfs.testing.faults import Damage, Faults, Faulty
 from packetfs.wire import connection as connection_module
@@ -250,3 +251,28 @@ def test_requests_that_were_sent_together_are_one_round_trip() -> None:
         connection.receive()
 
         assert connection.round_trips == 2
+
+
+class Clock(SystemEnv):
+    now_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+
+def test_a_frame_that_drips_is_waited_for_no_longer_than_one_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, frame = Clock(), iter(joined(ACK))
+    near, _ = memory_pair()
+
+    def drip(patience_s: float | None = None) -> bytes:
+        assert patience_s is not None
+        clock.now_s += 6
+        return bytes([next(frame)])
+
+    monkeypatch.setattr(near, "receive", drip)
+    connection = Connection(near, patience_s=10, ahead=False, env=clock)
+    with connection, pytest.raises(UnavailableError, match="10 s"):
+        connection.receive()
+    assert clock.now_s == 12

@@ -315,7 +315,9 @@ class Server:
         except BaseException:
             transport.close()
             raise
-        with Connection(transport, patience_s=patience_s, body_bytes_max=body_bytes_max, ahead=False) as connected:
+        with Connection(
+            transport, patience_s=patience_s, body_bytes_max=body_bytes_max, ahead=False, env=self._env
+        ) as connected:
             with self._lock:
                 self._connected[number] = connected
             serve(

@@ -11,6 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from packetfs.env import SYSTEM, Env
 from packetfs.errors import InvalidError, UnavailableError
 from packetfs.wire.frames import HEADER_BYTES, LITERALS_BYTES_MAX, Buffers, Decoder, Frame, request_of
 from packetfs.wire.transports import Transport, peer_gone
@@ -38,6 +39,7 @@ class Connection:
         patience_s: float | None = None,
         body_bytes_max: int = LITERALS_BYTES_MAX,
         ahead: bool = True,
+        env: Env = SYSTEM,
     ) -> None:
         """With `patience_s`, `receive` waits no longer than that for a peer that says nothing.
 
@@ -48,6 +50,7 @@ class Connection:
         self._queue_bytes_max = min(QUEUE_BYTES_MAX, body_bytes_max)
         self._transport = transport
         self._patience_s = patience_s
+        self._env = env
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
@@ -133,9 +136,13 @@ class Connection:
         self._reader.start()
 
     def _read_here(self) -> Frame:
+        until_s = None if self._patience_s is None else self._env.monotonic_s() + self._patience_s
         while not self._frames and self._failure is None:
+            left_s = None if until_s is None else until_s - self._env.monotonic_s()
             try:
-                self._read(self._patience_s)
+                if left_s is not None and left_s <= 0:  # it says something all the time, and never a whole frame
+                    raise TimeoutError
+                self._read(left_s)
             except TimeoutError:
                 raise self._out_of_patience() from None
         with self._changed:

@@ -95,14 +95,15 @@ class Tls:
                 self._send(piece)
 
     def receive(self, patience_s: float | None = None) -> bytes:
-        """See Transport. Of a record that comes slowly each part is waited for anew."""
+        """See Transport. A record that comes slowly is waited for no longer than one that does not come."""
+        until_s = None if patience_s is None else self._env.monotonic_s() + patience_s
         with self._receiving:
             while not self._closed.is_set():
                 try:
                     count = self._read()
                 except ssl.SSLWantReadError:
                     self._make_room(_RECORD_BYTES)  # a thousand peers that say nothing are not to keep 256 MiB
-                    self._wait(select.POLLIN, patience_s)
+                    self._wait(select.POLLIN, until_s)
                 except ssl.SSLWantWriteError:
                     self._wait(select.POLLOUT)
                 except (OSError, ValueError) as error:  # SSLError among them; ValueError: it was closed meanwhile
@@ -182,11 +183,12 @@ class Tls:
             piece = piece[count:]
             self._keep_pace(count)
 
-    def _wait(self, event: int, patience_s: float | None = None) -> None:
+    def _wait(self, event: int, until_s: float | None = None) -> None:
         poll = select.poll()
         poll.register(self._socket.fileno(), event)
         if event == select.POLLIN:
-            if not poll.poll(None if patience_s is None else patience_s * 1000):
+            left_s = None if until_s is None else until_s - self._env.monotonic_s()
+            if (left_s is not None and left_s <= 0) or not poll.poll(None if left_s is None else left_s * 1000):
                 raise TimeoutError
         elif not poll.poll(self._stall_s * 1000):
             self._why = f"it took nothing for {self._stall_s:g} s"

@@ -797,12 +797,12 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
     /// Whether a hard link is in a directory that is not what it was: its other names may be anywhere. What cannot be
     /// read may hold one.
     fn reaches_links(&self, was: PageRef, page: PageRef) -> bool {
-        let mut waiting = vec![(was, page)];
+        let mut waiting = vec![(Some(was), page)];
         while let Some((was, page)) = waiting.pop() {
-            if was.digest == page.digest {
+            if was.is_some_and(|was| was.digest == page.digest) {
                 continue;
             }
-            let mut other = Other { entries: self.stored(&was), next: None };
+            let mut other = was.map(|was| Other { entries: self.stored(&was), next: None });
             let mut entries = self.stored(&page);
             loop {
                 let entry = match entries.next() {
@@ -810,13 +810,10 @@ impl<'a, 's, S: Source> Checkout<'a, 's, S> {
                     Ok(Some(entry)) if entry.link_id == 0 => entry,
                     _ => return true,
                 };
-                match (entry.page(), other.find(&entry.name)) {
-                    (_, Err(_)) => return true,
-                    (Some(page), Ok(was)) => {
-                        let was = was.and_then(|was| was.page()).unwrap_or(PageRef { digest: [0; 32], ..page });
-                        waiting.push((was, page));
-                    }
-                    (None, Ok(_)) => {}
+                let Some(page) = entry.page() else { continue };
+                match other.as_mut().map_or(Ok(None), |other| other.find(&entry.name)) {
+                    Ok(was) => waiting.push((was.and_then(|was| was.page()), page)),
+                    Err(_) => return true,
                 }
             }
         }

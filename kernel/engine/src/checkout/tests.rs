@@ -415,7 +415,8 @@ fn where_nobody_else_writes_a_directory_that_stays_as_it_was_is_not_looked_into(
     let mut volume = Volume::new();
     let tree = |a: &str| {
         let same = || dir([(b"deep", dir([(b"f", text("same"))])), (b"g", text("same"))]);
-        dir([(b"changes", dir([(b"a", text(a)), (b"b", text("b"))])), (b"stays", same()), (b"too", same())])
+        let changes = dir([(b"a", text(a)), (b"b", text("b")), (a.as_bytes(), dir([(b"new", text(a))]))]);
+        dir([(b"changes", changes), (b"stays", same()), (b"too", same())])
     };
     let [first, second, third] = ["one", "other", "third"].map(|a| volume.root(&tree(a)));
     let target = tempfile::tempdir().unwrap();
@@ -433,7 +434,7 @@ fn where_nobody_else_writes_a_directory_that_stays_as_it_was_is_not_looked_into(
     fs::write(at("too/new"), "new").unwrap();
     let report = pull(&second, &first, How::Alone, &DELETE);
 
-    assert_eq!((report.replaced, report.deleted), (2, 1));
+    assert_eq!((report.created, report.replaced, report.deleted), (2, 2, 2));
     assert_eq!(fs::read(at("stays/deep/f")).unwrap(), b"another");
     assert_eq!(fs::read(at("changes/b")).unwrap(), b"b");
     assert!(!at("too/new").exists());
